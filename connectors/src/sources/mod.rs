@@ -1,0 +1,3 @@
+//! Sources: raw files of one format behind one path, opened as a `TableProvider` of raw text columns.
+
+pub mod block;

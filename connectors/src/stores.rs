@@ -1,0 +1,1 @@
+//! Object stores by URL: local folders, `s3://`, `gs://`, `az://`, `memory://`.

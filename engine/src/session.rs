@@ -1,0 +1,60 @@
+//! The one place where a `SessionContext` is built: memory pool, spill folder, functions, planner, options.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::error::Result;
+use crate::ledger::Ledger;
+use crate::planner::SmeltPlanner;
+
+/// What one run may use. All tables of the run share it.
+#[derive(Debug, Clone)]
+pub struct Resources {
+    pub runtime: Arc<RuntimeEnv>,
+    /// Partitions of each plan.
+    pub threads: usize,
+}
+
+impl Resources {
+    /// `memory` in bytes bounds what operators may hold; they spill to `spill` (the system's temporary folder when absent).
+    pub fn new(memory: usize, threads: usize, spill: Option<PathBuf>) -> Result<Self> {
+        let top = NonZeroUsize::new(5).unwrap_or(NonZeroUsize::MIN);
+        let mode = match spill {
+            Some(dir) => DiskManagerMode::Directories(vec![dir]),
+            None => DiskManagerMode::OsTmpDirectory,
+        };
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(TrackConsumersPool::new(FairSpillPool::new(memory), top)))
+            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode))
+            .build_arc()?;
+        Ok(Resources { runtime, threads })
+    }
+
+    /// A session of its own for one load or query: shared memory pool and stores, its own tables and ledger.
+    pub fn session(&self, ledger: Arc<Ledger>) -> SessionContext {
+        let mut config = SessionConfig::new()
+            .with_target_partitions(self.threads)
+            .with_information_schema(true)
+            .with_default_catalog_and_schema("lake", "default")
+            .with_extension(ledger);
+        let options = config.options_mut();
+        options.sql_parser.collect_spans = true;
+        options.execution.parquet.pushdown_filters = true;
+        options.execution.parquet.reorder_filters = true;
+        options.execution.time_zone = Some("UTC".into());
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_default_features()
+            .with_query_planner(Arc::new(SmeltPlanner))
+            .build();
+        SessionContext::new_with_state(state)
+    }
+}
