@@ -1,0 +1,116 @@
+//! The checkpoint of a table as bytes: what it has taken in so far. Each one is an immutable object below
+//! `_smelt/checkpoints`, written before the commit that refers to it; one that no commit refers to means nothing.
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt};
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
+use smelt_engine::error::{Error, Result};
+use smelt_engine::table::Checkpoint;
+
+use crate::stores::Location;
+
+/// Version of everything that Smelt writes beside the data. A higher one is refused, never guessed.
+pub(super) const FORMAT: u32 = 1;
+/// Checkpoints up to this many bytes of JSON may lie in the commit itself, where the format has a place for them.
+pub(super) const INLINE: usize = 4096;
+/// How many old sidecars stay for readers that hold an old snapshot.
+const KEEP: u64 = 20;
+const FOLDER: &str = "_smelt/checkpoints";
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    format: u32,
+    checkpoint: Checkpoint,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+}
+
+/// A number that names one attempt to commit: two attempts never share one.
+pub(super) fn attempt() -> u64 {
+    // Delta keeps it as a signed long.
+    (uuid::Uuid::new_v4().as_u128() as u64) >> 1
+}
+
+/// The path below the table of the sidecar that attempt `id` wrote.
+pub(super) fn sidecar(sequence: u64, id: u64) -> String {
+    format!("{FOLDER}/{sequence:020}-{id:016x}.json.zst")
+}
+
+/// Writes the sidecar of attempt `id`.
+pub(super) async fn write(table: &Location, checkpoint: &Checkpoint, id: u64) -> Result<()> {
+    let json = serde_json::to_vec(&Stored { format: FORMAT, checkpoint: checkpoint.clone() })
+        .map_err(|e| Error::bug(format!("checkpoint of {}: {e}", table.display)))?;
+    let packed = zstd::bulk::compress(&json, 1)?;
+    let path = table.path(&sidecar(checkpoint.sequence, id))?;
+    table.store.put(&path, packed.into()).await?;
+    Ok(())
+}
+
+/// Reads a sidecar that a commit refers to.
+pub(super) async fn read(table: &Location, sequence: u64, id: u64) -> Result<Checkpoint> {
+    let relative = sidecar(sequence, id);
+    let packed = match table.store.get(&table.path(&relative)?).await {
+        Ok(found) => found.bytes().await?,
+        Err(object_store::Error::NotFound { .. }) => {
+            return Err(Error::data(
+                format!("{} says that its checkpoint is {relative}, which is gone", table.display),
+                "restore the object from a backup or versioning; without it, what was consumed is unknown and only --full-refresh is safe",
+            ));
+        }
+        Err(e) => return Err(e.into()),
+    };
+    let json = zstd::stream::decode_all(packed.as_ref()).map_err(|e| damaged(table, &relative, e))?;
+    supported(table, &relative, &json)?;
+    let stored: Stored = serde_json::from_slice(&json).map_err(|e| damaged(table, &relative, e))?;
+    Ok(stored.checkpoint)
+}
+
+/// Refuses what a newer Smelt wrote.
+pub(super) fn supported(table: &Location, object: &str, json: &[u8]) -> Result<()> {
+    let head: Head = serde_json::from_slice(json).map_err(|e| damaged(table, object, e))?;
+    if head.format > FORMAT {
+        return Err(Error::data(
+            format!(
+                "{} was written by a newer Smelt: {object} has format {}, this one knows up to {FORMAT}",
+                table.display, head.format
+            ),
+            "update smelt; nothing was changed",
+        ));
+    }
+    Ok(())
+}
+
+/// An object of ours that is not what we wrote.
+pub(super) fn damaged(table: &Location, object: &str, e: impl std::fmt::Display) -> Error {
+    Error::data(format!("{object} of {} cannot be read: {e}", table.display), "restore the object from a backup or versioning")
+}
+
+/// Removes sidecars that no reader can want any more. Failing to only costs space.
+pub(super) async fn prune(table: &Location, newest: u64) -> Result<()> {
+    let Some(before) = newest.checked_sub(KEEP) else { return Ok(()) };
+    let old: Vec<_> = table
+        .store
+        .list(Some(&table.path(FOLDER)?))
+        .try_filter_map(|object| async move {
+            let sequence = object.location.filename().and_then(|name| name.get(..20)).and_then(|n| n.parse::<u64>().ok());
+            Ok(sequence.filter(|s| *s < before).map(|_| object.location))
+        })
+        .try_collect()
+        .await?;
+    let gone = futures::stream::iter(old.into_iter().map(Ok)).boxed();
+    table.store.delete_stream(gone).try_for_each(|_| async { Ok(()) }).await?;
+    Ok(())
+}
+
+/// The bytes of an object, or `None` where there is none.
+pub(super) async fn fetch(table: &Location, relative: &str) -> Result<Option<Bytes>> {
+    match table.store.get(&table.path(relative)?).await {
+        Ok(found) => Ok(Some(found.bytes().await?)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}

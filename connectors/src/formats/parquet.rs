@@ -1,0 +1,433 @@
+//! Parquet tables with versioned manifests, for engines that know no Delta.
+//!
+//! Data lies below `data/<epoch>/`, one epoch per batch, and is nothing until a version names it. A version is the object
+//! `_smelt/versions/<version>.json`, created only if absent (see `publish`): every tenth one, and every one that empties
+//! the table, lists all files; the others list what they add and remove. `_smelt/current.json` says where to start looking and
+//! is only a hint; the symlink manifests for other engines and the hint are rewritten after the commit, in that order, and by the next
+//! reader where a kill came between.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use datafusion::catalog::TableProvider;
+use futures::{StreamExt, TryStreamExt};
+use object_store::{ObjectStore, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use smelt_engine::error::{Complaint, Error, Result};
+use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Remove, Snapshot, TableFormat};
+
+use super::checkpoint::{self, damaged, fetch, supported};
+use super::publish::{Log, keeps_files, precheck, publish};
+use super::schema::{Dialect, evolve, from_json, to_json};
+use super::{delta_log, scan, symlink};
+use crate::stores::Location;
+
+/// Below the table's root.
+pub(super) const VERSIONS: &str = "_smelt/versions";
+const HINT: &str = "_smelt/current.json";
+/// A manifest that lists all files, every so many versions.
+const FULL_EVERY: u64 = 10;
+/// How far behind the hint may be before listing is cheaper than probing.
+const PROBES: u64 = 16;
+
+/// A Parquet table at one place.
+#[derive(Debug)]
+pub struct ParquetFormat {
+    location: Location,
+}
+
+/// One version.
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    version: u64,
+    /// Of the commit; tells two writers of the same version apart.
+    attempt: u64,
+    batch: BatchId,
+    operation: String,
+    /// Milliseconds since the epoch.
+    timestamp: i64,
+    engine: String,
+    schema: Value,
+    partition_columns: Vec<String>,
+    checkpoint: Kept,
+    /// The version that `add` and `remove` build on through all between; its own number: `add` is the whole list.
+    full: u64,
+    add: Vec<DataFile>,
+    remove: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kept {
+    Inline(Checkpoint),
+    /// The sidecar that `attempt` wrote.
+    Sidecar {
+        sequence: u64,
+    },
+}
+
+/// What `Snapshot::state` holds.
+struct State {
+    schema: Value,
+    full: u64,
+    /// Hint and symlink manifests are of this version.
+    pointed: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Hint {
+    format: u32,
+    version: u64,
+}
+
+impl ParquetFormat {
+    pub fn new(location: Location) -> Self {
+        ParquetFormat { location }
+    }
+
+    fn table(&self) -> &str {
+        &self.location.display
+    }
+
+    /// What the hint says, and the newest version.
+    async fn newest(&self) -> Result<(Option<u64>, Option<(u64, Bytes)>)> {
+        let hint = match fetch(&self.location, HINT).await? {
+            Some(json) => {
+                supported(&self.location, HINT, &json)?;
+                serde_json::from_slice::<Hint>(&json).ok().map(|hint| hint.version)
+            }
+            None => None,
+        };
+        if let Some(start) = hint {
+            let mut newest = None;
+            for version in start..=start + PROBES {
+                match fetch(&self.location, &entry(version)).await? {
+                    Some(found) => newest = Some((version, found)),
+                    None if newest.is_some() => return Ok((hint, newest)),
+                    None => break,
+                }
+            }
+        }
+        let folder = self.location.path(VERSIONS)?;
+        let newest = self
+            .location
+            .store
+            .list(Some(&folder))
+            .try_fold(None, |newest: Option<u64>, object| async move {
+                let version = object.location.filename().and_then(|name| name.strip_suffix(".json")).and_then(|n| n.parse().ok());
+                Ok(newest.max(version))
+            })
+            .await?;
+        let found = match newest {
+            Some(version) => fetch(&self.location, &entry(version)).await?.map(|json| (version, json)),
+            None => None,
+        };
+        Ok((hint, found))
+    }
+
+    fn parse(&self, version: u64, json: &[u8]) -> Result<Manifest> {
+        supported(&self.location, &entry(version), json)?;
+        serde_json::from_slice(json).map_err(|e| damaged(&self.location, &entry(version), e))
+    }
+
+    async fn files(&self, newest: &mut Manifest) -> Result<Vec<DataFile>> {
+        let mut files = vec![];
+        let earlier: Vec<Bytes> = futures::stream::iter(newest.full..newest.version)
+            .map(|version| async move {
+                fetch(&self.location, &entry(version))
+                    .await?
+                    .ok_or_else(|| damaged(&self.location, &entry(version), "it is gone, and the newest version builds on it"))
+            })
+            .buffered(16)
+            .try_collect()
+            .await?;
+        for (version, json) in (newest.full..).zip(earlier) {
+            let manifest = self.parse(version, &json)?;
+            apply(&mut files, manifest.add, &manifest.remove);
+        }
+        apply(&mut files, std::mem::take(&mut newest.add), &newest.remove);
+        Ok(files)
+    }
+
+    /// Hint and symlink manifests. `touched`: the partitions that changed since they were last written, all when absent.
+    /// Failing leaves other engines at the version before, until the next run repairs it; never fewer rows for us.
+    async fn point(&self, version: u64, files: &[DataFile], partitioned: bool, touched: Option<&BTreeSet<String>>) -> bool {
+        let write = async {
+            symlink::write(&self.location, files, partitioned, touched).await?;
+            let hint = json!({"format": checkpoint::FORMAT, "version": version, "manifest": entry(version)});
+            self.location.store.put(&self.location.path(HINT)?, hint.to_string().into()).await?;
+            Ok::<_, Error>(())
+        };
+        match write.await {
+            Ok(()) => true,
+            Err(e) => {
+                tracing::warn!("{}: the pointers to version {version} could not be written, the next run will: {e}", self.table());
+                false
+            }
+        }
+    }
+}
+
+fn apply(files: &mut Vec<DataFile>, add: Vec<DataFile>, remove: &[String]) {
+    if !remove.is_empty() {
+        let gone: HashSet<&str> = remove.iter().map(String::as_str).collect();
+        files.retain(|f| !gone.contains(f.path.as_str()));
+    }
+    files.extend(add);
+}
+
+fn entry(version: u64) -> String {
+    format!("{VERSIONS}/{version:020}.json")
+}
+
+#[async_trait]
+impl TableFormat for ParquetFormat {
+    async fn snapshot(&self) -> Result<Option<Snapshot>> {
+        let (hint, newest) = self.newest().await?;
+        let Some((version, json)) = newest else {
+            refuse_other(&self.location, delta_log::FOLDER, "delta", "parquet").await?;
+            return Ok(None);
+        };
+        let mut manifest = self.parse(version, &json)?;
+        let files = self.files(&mut manifest).await?;
+        let schema = from_json(&manifest.schema).map_err(|ty| damaged(&self.location, &entry(version), format!("unknown type {ty}")))?;
+        let taken = match manifest.checkpoint {
+            Kept::Inline(checkpoint) => checkpoint,
+            Kept::Sidecar { sequence } => checkpoint::read(&self.location, sequence, manifest.attempt).await?,
+        };
+        let partitioned = !manifest.partition_columns.is_empty();
+        let pointed = hint == Some(version) || self.point(version, &files, partitioned, None).await;
+        Ok(Some(Snapshot {
+            version,
+            schema,
+            partition_columns: manifest.partition_columns,
+            files: Arc::new(files),
+            checkpoint: taken,
+            state: Arc::new(State { schema: manifest.schema, full: manifest.full, pointed }),
+        }))
+    }
+
+    async fn commit(&self, base: &Option<Snapshot>, change: Change) -> Result<Commit> {
+        if let Some(done) = precheck(base, &change)? {
+            return Ok(done);
+        }
+        let id = checkpoint::attempt();
+        // Refuses what cannot be written before anything is.
+        self.body(base.as_ref(), 0, &change, id)?;
+        if !inline(&change.checkpoint) {
+            checkpoint::write(&self.location, &change.checkpoint, id).await?;
+        }
+        let outcome = publish(self, base, &change, id).await?;
+        if let Commit::Published { version } = outcome {
+            let mut files = match (base, &change.remove) {
+                (Some(base), Remove::Nothing | Remove::Files(_)) => base.files.to_vec(),
+                _ => vec![],
+            };
+            let gone = removed(base.as_ref(), &change);
+            let touched = match base.as_ref().map(state).transpose()? {
+                Some(state) if state.pointed => Some(change.add.iter().map(|f| &f.path).chain(&gone).map(|p| symlink::folder(p)).collect()),
+                _ => None,
+            };
+            apply(&mut files, change.add, &gone);
+            self.point(version, &files, !change.partition_columns.is_empty(), touched.as_ref()).await;
+            if version.is_multiple_of(FULL_EVERY)
+                && let Err(e) = checkpoint::prune(&self.location, change.checkpoint.sequence).await
+            {
+                tracing::warn!("{}: old checkpoints could not be removed: {e}", self.table());
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn provider(&self, snapshot: &Snapshot) -> Result<Arc<dyn TableProvider>> {
+        Ok(Arc::new(scan::Files::new(self.location.clone(), snapshot)))
+    }
+
+    fn name(&self) -> &'static str {
+        "parquet"
+    }
+
+    /// An epoch: the commit's sequence and a short hash of the batch.
+    fn data_prefix(&self, base: &Option<Snapshot>, batch: &BatchId) -> String {
+        let sequence = base.as_ref().map_or(0, |s| s.checkpoint.sequence) + 1;
+        let hash = batch.0.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+        format!("data/{sequence:08}-{hash:08x}")
+    }
+}
+
+#[async_trait]
+impl Log for ParquetFormat {
+    fn location(&self) -> &Location {
+        &self.location
+    }
+
+    fn entry(&self, version: u64) -> String {
+        entry(version)
+    }
+
+    async fn head(&self) -> Result<Option<Snapshot>> {
+        self.snapshot().await
+    }
+
+    /// Every version of such a table is ours and carries a checkpoint of its own.
+    fn undisturbed(&self, _base: &Snapshot, _now: &Snapshot) -> bool {
+        false
+    }
+
+    fn body(&self, on: Option<&Snapshot>, version: u64, change: &Change, id: u64) -> Result<Bytes> {
+        let before = on.map(state).transpose()?;
+        let mut schema = to_json(&change.schema, Dialect::Parquet, &change.descriptions, before.map(|s| &s.schema), self.table())?;
+        if let (Some(before), Some(on), true) = (before, on, keeps_files(on, change)) {
+            schema = evolve(&before.schema, schema, self.table())?;
+            if on.partition_columns != change.partition_columns {
+                return Err(repartitioned(self.table(), &on.partition_columns, &change.partition_columns));
+            }
+        }
+        let whole = !keeps_files(on, change);
+        let full = match before {
+            Some(before) if !whole && !version.is_multiple_of(FULL_EVERY) => before.full,
+            _ => version,
+        };
+        let mut add = vec![];
+        let mut remove = removed(on, change);
+        if let (Some(on), true, false) = (on, full == version, whole) {
+            add.extend(on.files.iter().cloned());
+            apply(&mut add, vec![], &remove);
+        }
+        if full == version {
+            remove.clear();
+        }
+        add.extend(change.add.iter().cloned());
+        let manifest = Manifest {
+            format: checkpoint::FORMAT,
+            version,
+            attempt: id,
+            batch: change.batch.clone(),
+            operation: change.operation.clone(),
+            timestamp: change.now,
+            engine: concat!("smelt/", env!("CARGO_PKG_VERSION")).to_owned(),
+            schema,
+            partition_columns: change.partition_columns.clone(),
+            checkpoint: if inline(&change.checkpoint) {
+                Kept::Inline(change.checkpoint.clone())
+            } else {
+                Kept::Sidecar { sequence: change.checkpoint.sequence }
+            },
+            full,
+            add,
+            remove,
+        };
+        let json = serde_json::to_vec(&manifest).map_err(|e| Error::bug(format!("manifest of {}: {e}", self.table())))?;
+        Ok(json.into())
+    }
+}
+
+fn removed(on: Option<&Snapshot>, change: &Change) -> Vec<String> {
+    match (&change.remove, on) {
+        (Remove::Everything, Some(on)) => on.files.iter().map(|f| f.path.clone()).collect(),
+        (Remove::Files(files), _) => files.iter().map(|f| f.path.clone()).collect(),
+        _ => vec![],
+    }
+}
+
+fn inline(checkpoint: &Checkpoint) -> bool {
+    serde_json::to_vec(checkpoint).is_ok_and(|json| json.len() <= checkpoint::INLINE)
+}
+
+fn state(snapshot: &Snapshot) -> Result<&State> {
+    snapshot.state.downcast_ref::<State>().ok_or_else(|| Error::bug("the snapshot is of another format"))
+}
+
+/// Where there is no table of the format `wanted`: refuses to make one inside a table of the other format.
+/// Data files without any log are no table: a run that was killed before its first commit leaves such files.
+pub(super) async fn refuse_other(table: &Location, folder: &str, found: &str, wanted: &str) -> Result<()> {
+    match table.store.list(Some(&table.path(folder)?)).next().await {
+        None => Ok(()),
+        Some(Err(e)) => Err(e.into()),
+        Some(Ok(_)) => Err(Error::pipeline(
+            Complaint::at(["format"], format!("{} is a {found} table, and the pipeline asks for {wanted}", table.display))
+                .help(format!("write `format: {found}`, give the table another name, or move the old one away")),
+        )),
+    }
+}
+
+pub(super) fn repartitioned(table: &str, old: &[String], new: &[String]) -> Error {
+    Error::pipeline(
+        Complaint::at(
+            ["partition_by"],
+            format!("{table} is partitioned by [{}] and would be partitioned by [{}]", old.join(", "), new.join(", ")),
+        )
+        .help("rebuild the table with --full-refresh, or keep partition_by as it was"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::suite;
+    use super::*;
+
+    async fn text(table: &Location, relative: &str) -> String {
+        String::from_utf8(fetch(table, relative).await.unwrap().unwrap_or_default().to_vec()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_lost_or_stale_hint_is_repaired_by_the_next_reader() {
+        let place = suite::memory();
+        let at = &place.location;
+        let format = ParquetFormat::new(at.clone());
+        for i in 1..=3 {
+            suite::append(&format, i).await;
+        }
+        let first = text(at, HINT).await;
+        assert!(first.contains("\"version\":2"), "{first}");
+        let manifest = at.path("_symlink_format_manifest").unwrap();
+        let manifests: Vec<_> = at.store.list(Some(&manifest)).try_collect().await.unwrap();
+        assert_eq!(manifests.len(), 3, "one for each partition");
+        for stale in [None, Some(r#"{"format":1,"version":0}"#), Some(r#"{"format":1,"version":9}"#), Some("{\"format\":1}")] {
+            match stale {
+                None => at.store.delete(&at.path(HINT).unwrap()).await.unwrap(),
+                Some(json) => drop(at.store.put(&at.path(HINT).unwrap(), json.into()).await.unwrap()),
+            }
+            for old in &manifests {
+                at.store.delete(&old.location).await.unwrap();
+            }
+            assert_eq!(format.snapshot().await.unwrap().unwrap().version, 2);
+            assert_eq!(text(at, HINT).await, first);
+            let again: Vec<_> = at.store.list(Some(&manifest)).try_collect().await.unwrap();
+            assert_eq!(again.len(), 3);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_newer_manifest_is_refused() {
+        let place = suite::memory();
+        let format = ParquetFormat::new(place.location.clone());
+        suite::append(&format, 1).await;
+        let path = place.location.path(&entry(1)).unwrap();
+        place.location.store.put(&path, r#"{"format":2,"all":"new"}"#.into()).await.unwrap();
+        let e = format.snapshot().await.unwrap_err();
+        assert!(e.to_string().contains("newer Smelt"), "{e}");
+    }
+
+    #[tokio::test]
+    async fn symlink_manifests_follow_the_files() {
+        let place = suite::memory();
+        let at = &place.location;
+        let format = ParquetFormat::new(at.clone());
+        suite::append(&format, 1).await;
+        suite::append(&format, 2).await;
+        let base = format.snapshot().await.unwrap();
+        let files = &base.as_ref().unwrap().files;
+        let at_of = |i: usize| format!("_symlink_format_manifest/{}/manifest", symlink::folder(&files[i].path));
+        assert_eq!(text(at, &at_of(0)).await, format!("{}\n", at.uri(&files[0].path)));
+        let mut change = suite::change(&place, &base, 3).await;
+        change.remove = Remove::Files(vec![files[0].clone()]);
+        format.commit(&base, change).await.unwrap();
+        assert_eq!(text(at, &at_of(0)).await, "", "an emptied partition has no manifest");
+        assert_ne!(text(at, &at_of(1)).await, "");
+    }
+}
