@@ -7,6 +7,7 @@
 pub mod checks;
 pub mod conform;
 pub mod contract;
+pub mod dedup;
 pub mod error;
 pub mod keys;
 pub mod ledger;
