@@ -1,4 +1,5 @@
 //! Sources: raw files of one format behind one path, opened as a `TableProvider` of raw text columns.
 
 pub mod block;
+pub mod infer;
 pub mod json;

@@ -91,12 +91,9 @@ impl JsonDecoder {
         self.unknown.lock().iter().cloned().collect()
     }
 
-    /// The layout that the file's splitter noted. Without one the block itself must tell.
+    /// The layout that the file's splitter noted. Without one the block must tell, which the first block of a file can.
     fn layout(&self, block: &Block) -> Layout {
-        self.layouts.get(block.file).unwrap_or_else(|| match block.bytes.trim_ascii_start().first() {
-            Some(b',') => Layout::Array,
-            _ => detect(&block.bytes, true).unwrap_or(Layout::Lines),
-        })
+        self.layouts.get(block.file).or_else(|| detect(&block.bytes, true)).unwrap_or(Layout::Lines)
     }
 }
 
@@ -209,12 +206,12 @@ impl<'a> Rows<'a> {
         let text: &'a [u8] = &self.block.bytes;
         let mut line = Lines::new(self.block);
         let mut pos = past_space(text, 0);
-        // '[' of the first block, ',' of any other.
-        let first = text.get(pos) == Some(&b'[');
-        pos = past_space(text, (pos + 1).min(text.len()));
-        let mut closed = first && text.get(pos) == Some(&b']');
-        if closed {
-            pos += 1;
+        let mut closed = false;
+        if self.block.offset == 0 {
+            // Behind the '['.
+            pos = past_space(text, (pos + 1).min(text.len()));
+            closed = text.get(pos) == Some(&b']');
+            pos += usize::from(closed);
         }
         while !closed {
             let start = pos;
@@ -252,7 +249,12 @@ impl<'a> Rows<'a> {
                 self.flush()?;
             }
             match text.get(pos) {
-                Some(b',') => pos = past_space(text, pos + 1),
+                Some(b',') => {
+                    pos = past_space(text, pos + 1);
+                    if pos == text.len() && !last {
+                        return Ok(());
+                    }
+                }
                 Some(_) => {
                     pos += 1;
                     closed = true;

@@ -1,6 +1,6 @@
 //! Where JSON records end: NDJSON, one top-level array, or objects one after the other. Knows bytes and brackets; validates nothing.
 //!
-//! Blocks of an array begin with its `[` or with the `,` before their first element, so that a block can tell that it is one.
+//! Blocks of an array end behind the `,` of their last element, so that a decoder sees what ended it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -78,13 +78,16 @@ impl Splitter for NdjsonSplitter {
     }
 }
 
-/// Elements of one top-level array: everything up to the last comma between two elements. What follows the last such
-/// comma waits for the end of the file, so the closing bracket and whatever stands behind it come in one block.
+/// Elements of one top-level array: everything up to and with the last comma between two elements. At least one byte
+/// stays for the end of the file, so the last block tells how the array ends: the closing bracket and whatever stands
+/// behind it come in one block.
 #[derive(Debug, Default)]
 pub struct ArraySplitter {
     state: Brackets,
     /// The array is closed: no comma behind it separates elements.
     closed: bool,
+    /// The last byte covered is a comma between two elements.
+    comma: bool,
     /// Bytes of the buffer that `state` covers.
     seen: usize,
 }
@@ -98,9 +101,16 @@ impl Splitter for ArraySplitter {
         let mut cut = 0;
         let closed = &mut self.closed;
         let resume = self.seen.min(buf.len());
+        if self.comma && buf.len() > resume {
+            cut = resume;
+        }
+        self.comma = self.comma && cut == 0;
+        let comma = &mut self.comma;
         self.state.follow(buf, resume, |at, byte, depth| {
             match (byte, depth) {
-                (b',', 1) if !*closed => cut = at,
+                // The very last byte is no place to cut yet, but is one when more has come.
+                (b',', 1) if !*closed && at + 1 == buf.len() => *comma = true,
+                (b',', 1) if !*closed => cut = at + 1,
                 (b']' | b'}', 0) => *closed = true,
                 _ => {}
             }
@@ -244,7 +254,7 @@ mod tests {
     #[test]
     fn elements_end_before_commas_outside_of_strings_and_brackets() {
         let text = r#"[{"a":"x,]}\"","b":[1,2]} , {"c":{}},3]  "#;
-        let want = [r#"[{"a":"x,]}\"","b":[1,2]} "#, r#", {"c":{}}"#, ",3]  "];
+        let want = [r#"[{"a":"x,]}\"","b":[1,2]} ,"#, r#" {"c":{}},"#, "3]  "];
         assert_eq!(cut(ArraySplitter::default(), text, 1), want);
         for step in 2..20 {
             assert_eq!(cut(ArraySplitter::default(), text, step).concat(), text, "{step}");
@@ -253,7 +263,7 @@ mod tests {
 
     #[test]
     fn nothing_is_cut_behind_the_closed_array() {
-        assert_eq!(cut(ArraySplitter::default(), "[1,2] , [3,4]", 1), ["[1", ",2] , [3,4]"]);
+        assert_eq!(cut(ArraySplitter::default(), "[1,2] , [3,4]", 1), ["[1,", "2] , [3,4]"]);
     }
 
     #[test]

@@ -27,7 +27,9 @@ pub struct Walk<'a> {
     row: usize,
     /// First row of the record.
     pub base: usize,
+    /// Rows that the columns have room for, and how many a new batch begins with.
     capacity: usize,
+    first_capacity: usize,
     pub columns: Vec<Vec<u128>>,
     /// Columns with several places: the unit in which one was found last, and its rank.
     found: Vec<(u64, u16)>,
@@ -92,7 +94,7 @@ impl Slot {
 }
 
 impl<'a> Walk<'a> {
-    pub fn new(plan: &'a Plan, block: &'a [u8], rescue: bool, capacity: usize) -> Self {
+    pub fn new(plan: &'a Plan, block: &'a [u8], rescue: bool, first_capacity: usize) -> Self {
         Walk {
             plan,
             scan: Scanner::new(block, block.len()),
@@ -101,8 +103,9 @@ impl<'a> Walk<'a> {
             unit: 0,
             row: 0,
             base: 0,
-            capacity,
-            columns: plan.names.iter().map(|_| vec![NULL; capacity]).collect(),
+            capacity: 0,
+            first_capacity,
+            columns: vec![vec![]; plan.names.len()],
             found: vec![(0, 0); plan.names.len()],
             missed: vec![],
             exploded: 0,
@@ -224,9 +227,9 @@ impl<'a> Walk<'a> {
     /// Hands over the finished rows and begins anew.
     pub fn take(&mut self) -> (Vec<Vec<u128>>, Vec<u128>) {
         let rows = std::mem::take(&mut self.base);
-        let capacity = self.capacity;
+        self.capacity = 0;
         let columns = self.columns.iter_mut().map(|column| {
-            let mut full = std::mem::replace(column, vec![NULL; capacity]);
+            let mut full = std::mem::take(column);
             full.truncate(rows);
             full
         });
@@ -246,7 +249,7 @@ impl<'a> Walk<'a> {
 
     #[cold]
     fn grow_slow(&mut self, row: usize) {
-        self.capacity = (row + 1).max(self.capacity * 2);
+        self.capacity = (row + 1).max(self.capacity * 2).max(self.first_capacity);
         for column in &mut self.columns {
             column.resize(self.capacity, NULL);
         }
