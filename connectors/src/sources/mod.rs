@@ -10,6 +10,9 @@ pub mod csv;
 mod csv_decode;
 mod csv_scan;
 mod csv_split;
+pub mod infer;
+pub mod json;
+mod json_source;
 pub mod listing;
 pub mod parquet;
 pub mod scan;
@@ -20,12 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use schemars::{JsonSchema, Schema as JsonSchemaValue, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
-use smelt_engine::contract::{Contract, OnNewColumn, hidden};
-use smelt_engine::error::{Complaint, Error, Result};
+use smelt_engine::contract::{Column, Contract, OnNewColumn, hidden};
+use smelt_engine::error::{Complaint, Result};
+use smelt_engine::types::ContractType;
 
 pub use csv::CsvSpec;
 pub use listing::{Base, Listing, Locate, SourceFile, list};
@@ -155,6 +158,11 @@ impl SourceSpec {
         complaints
     }
 
+    /// The paths as the user wrote them.
+    pub fn paths(&self) -> &[String] {
+        &self.common().path.0
+    }
+
     pub(crate) fn common(&self) -> Common<'_> {
         match self {
             SourceSpec::Csv(s) => Common {
@@ -189,27 +197,61 @@ pub async fn open(spec: &SourceSpec, files: Vec<SourceFile>, contract: &Contract
     match spec {
         SourceSpec::Csv(csv) => csv::open(csv, files, contract, threads),
         SourceSpec::Parquet(_) => parquet::open(files, contract, threads).await,
-        SourceSpec::Json(_) => Err(not_here()),
+        SourceSpec::Json(json) => json_source::open(json, files, contract, threads),
     }
 }
 
-/// The column names of one file, reading only its start: `None` for an empty file, and for CSV without a header.
-pub async fn header(spec: &SourceSpec, file: &SourceFile) -> Result<Option<Vec<String>>> {
+/// A contract for files whose columns are not declared, from up to `rows` records of the files' starts.
+pub async fn infer(spec: &SourceSpec, files: &[SourceFile], rows: usize) -> Result<Vec<Column>> {
     match spec {
-        SourceSpec::Csv(csv) => csv::header(csv, file).await,
-        SourceSpec::Parquet(_) => Ok(Some(parquet::schema(file).await?.fields().iter().map(|f| f.name().clone()).collect())),
-        SourceSpec::Json(_) => Err(not_here()),
+        SourceSpec::Csv(csv) => Ok(infer::infer_text(&csv::sample(csv, files, rows, None).await?)),
+        SourceSpec::Json(json) => json_source::infer(json, files).await,
+        SourceSpec::Parquet(_) => {
+            let mut columns: Vec<Column> = vec![];
+            for file in files {
+                for field in parquet::schema(file).await?.fields() {
+                    if columns.iter().all(|c| &c.name != field.name()) {
+                        columns.push(native(field));
+                    }
+                }
+            }
+            Ok(columns)
+        }
     }
 }
 
-/// Up to `rows` well-formed records from the starts of up to 16 of `files`, for type inference: CSV as Utf8View columns (`column_1`..
-/// without a header, or `columns` where the names are known), Parquet in its own types. Hidden columns and partition keys are not in it.
-pub async fn sample(spec: &SourceSpec, files: &[SourceFile], rows: usize, columns: Option<&[String]>) -> Result<RecordBatch> {
+/// Columns of `files` that `contract` does not name, for `on_new_column: add`. Text columns are strings, whatever they hold now.
+pub async fn new_columns(spec: &SourceSpec, files: &[SourceFile], contract: &Contract) -> Result<Vec<Column>> {
+    let mut new: Vec<Column> = vec![];
+    let mut found = |column: Column| {
+        let same = |c: &Column| c.path.as_deref().unwrap_or(&c.name).eq_ignore_ascii_case(&column.name) || c.name.eq_ignore_ascii_case(&column.name);
+        if !contract.columns.iter().any(same) && !new.iter().any(same) {
+            new.push(column);
+        }
+    };
     match spec {
-        SourceSpec::Csv(csv) => csv::sample(csv, files, rows, columns).await,
-        SourceSpec::Parquet(_) => parquet::sample(files, rows).await,
-        SourceSpec::Json(_) => Err(not_here()),
+        SourceSpec::Csv(csv) => {
+            for file in files {
+                for name in csv::header(csv, file).await?.unwrap_or_default() {
+                    found(Column::new(name, ContractType::String));
+                }
+            }
+        }
+        SourceSpec::Parquet(_) => {
+            for file in files {
+                for field in parquet::schema(file).await?.fields() {
+                    found(native(field));
+                }
+            }
+        }
+        SourceSpec::Json(json) => return json_source::new_columns(json, files, contract).await,
     }
+    Ok(new)
+}
+
+/// A Parquet column in its own type; one that contracts have no word for is a string.
+fn native(field: &Field) -> Column {
+    Column::new(field.name(), ContractType::from_arrow(field.data_type()).unwrap_or(ContractType::String))
 }
 
 /// The schema of raw rows: one nullable Utf8View column per contract column, then the hidden columns.
@@ -254,10 +296,6 @@ pub(crate) fn min_age(text: Option<&str>) -> Result<Duration, String> {
 
 pub(crate) fn yes() -> bool {
     true
-}
-
-fn not_here() -> Error {
-    Error::bug("a JSON source reached a room that reads CSV and Parquet only")
 }
 
 impl<'de> Deserialize<'de> for Paths {
