@@ -11,6 +11,7 @@ pub mod dedup;
 pub mod error;
 pub mod keys;
 pub mod ledger;
+pub mod load;
 pub mod planner;
 pub mod route;
 pub mod session;

@@ -115,7 +115,7 @@ pub fn infer_json(sample: &[u8], options: &JsonOptions) -> Vec<Column> {
 pub fn contract_yaml(columns: &[Column]) -> String {
     let mut text = String::from("    columns:\n");
     for column in columns {
-        let mut parts = vec![format!("type: {}", scalar(&type_text(&column.ty)))];
+        let mut parts = vec![format!("type: {}", scalar(&column.ty.to_string()))];
         let mut part = |key: &str, value: String| parts.push(format!("{key}: {value}"));
         if column.required {
             part("required", "true".into());
@@ -523,31 +523,6 @@ fn content(raw: &[u8]) -> String {
     let mut out = Vec::with_capacity(raw.len());
     unescape(&raw[1..raw.len() - 1], &mut out);
     String::from_utf8_lossy(&out).into_owned()
-}
-
-fn type_text(ty: &ContractType) -> String {
-    match ty {
-        ContractType::String => "string".into(),
-        ContractType::Boolean => "boolean".into(),
-        ContractType::Int8 => "int8".into(),
-        ContractType::Int16 => "int16".into(),
-        ContractType::Int32 => "int32".into(),
-        ContractType::Int64 => "int64".into(),
-        ContractType::Float => "float".into(),
-        ContractType::Double => "double".into(),
-        ContractType::Decimal(precision, scale) => format!("decimal({precision},{scale})"),
-        ContractType::Date => "date".into(),
-        ContractType::Timestamp => "timestamp".into(),
-        ContractType::Time => "time".into(),
-        ContractType::Binary => "binary".into(),
-        ContractType::Json => "json".into(),
-        ContractType::Struct(fields) => {
-            let fields: Vec<String> = fields.iter().map(|(name, ty)| format!("{name}: {}", type_text(ty))).collect();
-            format!("struct<{}>", fields.join(", "))
-        }
-        ContractType::List(element) => format!("list<{}>", type_text(element)),
-        ContractType::Map(key, value) => format!("map<{}, {}>", type_text(key), type_text(value)),
-    }
 }
 
 /// A YAML scalar that is read as this string, inside of `{}` too.

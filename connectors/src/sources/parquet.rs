@@ -64,19 +64,6 @@ pub async fn schema(file: &SourceFile) -> Result<SchemaRef> {
     Ok(Arc::new(Schema::new(metadata.schema().fields().iter().map(|f| viewed(f)).collect::<Vec<_>>())))
 }
 
-pub(super) async fn sample(files: &[SourceFile], rows: usize) -> Result<RecordBatch> {
-    let Some(file) = files.first() else { return Ok(RecordBatch::new_empty(Arc::new(Schema::empty()))) };
-    let schema = schema(file).await?;
-    let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader(file), metadata(file).await?);
-    let mut stream = builder.with_batch_size(rows.clamp(1, BATCH)).with_limit(rows).build()?;
-    let mut batches = vec![];
-    while let Some(batch) = stream.try_next().await? {
-        let columns = batch.columns().iter().zip(schema.fields()).map(|(c, f)| cast(c, f.data_type(), f.name(), file));
-        batches.push(RecordBatch::try_new(Arc::clone(&schema), columns.collect::<Result<_>>()?)?);
-    }
-    Ok(arrow::compute::concat_batches(&schema, &batches)?)
-}
-
 pub(super) async fn open(files: Vec<SourceFile>, contract: &Contract, threads: usize) -> Result<Arc<dyn TableProvider>> {
     let mut types: Vec<Option<DataType>> = vec![None; contract.columns.len()];
     // The first file decides on types; more are asked only for columns that it lacks.
