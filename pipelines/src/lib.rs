@@ -1,1 +1,3 @@
 //! Smelt.
+
+pub mod sample;
