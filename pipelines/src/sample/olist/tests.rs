@@ -169,7 +169,7 @@ fn the_same_bytes_everywhere() {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
-    assert_eq!(format!("{hash:016x}"), "d072894a4d6d6cec");
+    assert_eq!(format!("{hash:016x}"), "9060d0ee39e6281f");
     assert_ne!(texts, sample(&OlistOptions { seed: 43, ..options }).1);
 }
 

@@ -193,7 +193,7 @@ impl Shop {
         let far = if customer.place.city.state == "SP" { 0 } else { 9 };
         let slow = if dice.chance(60_000) { 28 } else { 0 };
         let delivered = carrier + DAY + dice.between(0, (6 + far) * DAY) + dice.between(0, slow * DAY);
-        let estimated = (day + dice.between(14, 26) + far / 2) * DAY;
+        let estimated = (day + dice.between(11, 24) + far / 2) * DAY;
         let status = *dice.weighted(STATES);
         let (is_approved, is_sent, is_delivered) = match status {
             "delivered" => (true, true, true),
