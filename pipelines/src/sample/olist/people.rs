@@ -107,16 +107,16 @@ pub fn opinion(score: u64, dice: &mut Dice) -> (&'static str, String) {
     let title = if dice.chance(118_000) { *dice.pick(titles) } else { "" };
     let mut message = String::new();
     if dice.chance(413_000) {
-        message.push_str(*dice.pick(sentences));
+        message.push_str(dice.pick::<&str>(sentences));
         for _ in 0..dice.skewed(4) {
-            message.push_str(*dice.pick(&[". ", ", ", "\r\n", "\r\n\r\n", "... "]));
-            message.push_str(*dice.pick(sentences));
+            message.push_str(dice.pick::<&str>(&[". ", ", ", "\r\n", "\r\n\r\n", "... "]));
+            message.push_str(dice.pick::<&str>(sentences));
         }
         if dice.chance(30_000) {
             message.push_str(". ");
             contact(&mut message, dice);
         }
-        message.push_str(*dice.pick(&["", "", ".", ". ", "!", "\r\n"]));
+        message.push_str(dice.pick::<&str>(&["", "", ".", ". ", "!", "\r\n"]));
     }
     (title, message)
 }
