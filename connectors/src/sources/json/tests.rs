@@ -341,6 +341,15 @@ fn rescue_keeps_leftovers_with_their_nesting() {
 }
 
 #[test]
+fn what_a_column_takes_whole_is_not_left_over() {
+    let options = JsonOptions { rescue: true, explode: Some("o.i".into()), ..Default::default() };
+    let cols = [JsonColumn::new("o", JsonKind::Json), columns(&["s"])[0].clone().at("o.i.s")];
+    let rows = read(&cols, &options, r#"{"o":{"n":1,"i":[{"s":1,"t":2}],"m":3},"x":4}"#);
+    assert_eq!(shown(&rows), [r#"{"n":1,"i":[{"s":1,"t":2}],"m":3}|1"#]);
+    assert_eq!(rows[0].rescued.as_deref(), Some(r#"{"x":4}"#));
+}
+
+#[test]
 fn duplicate_keys_matter_only_where_a_column_reads() {
     let cols = [columns(&["a"])[0].clone(), columns(&["id"])[0].clone().at("user.id")];
     let text = "{\"a\":1,\"a\":2}\n{\"x\":1,\"x\":2,\"a\":3}\n{\"user\":{},\"user\":{\"id\":1}}\n{\"user\":{\"id\":null,\"id\":1}}\n{\"\\u0061\":1,\"a\":null}";
@@ -603,7 +612,11 @@ fn figures() {
     let lines: Vec<String> = (0..80_000).map(line).collect();
     let wide = columns(&["event_id", "user_id", "user_agent", "page", "ts", "props_ms", "props_ref"]);
     let few = columns(&["event_id", "ts"]);
+    let few_of_many = columns(&["column_number_7", "column_number_93"]);
+    let many = |i: usize| (0..100).map(|c| format!("\"column_number_{c}\":{}", c * i % 1000)).collect::<Vec<_>>().join(", ");
+    let many: Vec<String> = (0..80_000).map(|i| format!("{{{}}}", many(i))).collect();
     for (name, text, cols, flatten) in [
+        ("lines of 100 keys, 2 columns", many.join("\n"), &few_of_many, false),
         ("lines, 7 columns flattened", lines.join("\n"), &wide, true),
         ("lines, 2 columns", lines.join("\n"), &few, false),
         ("array, 7 columns flattened", format!("[{}]", lines.join(",\n")), &wide, true),
