@@ -207,12 +207,31 @@ fn objects_go_on_behind_garbage() {
     let want = [
         "1",
         "2",
-        "!expected a value at byte 1",
+        "!expected '{' at byte 1",
         "!expected ':' at byte 6",
         "4",
         "!cut off inside an object; no later record can be told apart from it",
     ];
     assert_eq!(table(&["a"], text), want);
+}
+
+#[test]
+fn what_stands_between_records_is_the_same_however_cut() {
+    let texts = [
+        "{\"a\":1} \"x {\"a\":2} tru{\"a\":3} -1 {\"a\":4}",
+        "[{\"a\":1},tru,-,\"x\", ,{\"a\":2},]",
+        "[{\"a\":1}, ",
+        "[,]",
+        "[]]",
+        "{\"a\":1}\n\"x\n-\n{\"a\":2}",
+    ];
+    for text in texts {
+        let whole = read(&columns(&["a"]), &JsonOptions::default(), text);
+        for step in 1..text.len() {
+            let cut = rows_in_steps(&decoder(&columns(&["a"]), &JsonOptions::default()), text.as_bytes(), step);
+            assert_eq!(cut, whole, "{text} in steps of {step}");
+        }
+    }
 }
 
 #[test]
@@ -530,6 +549,25 @@ proptest! {
             if let Some(rescued) = &row.rescued {
                 prop_assert!(serde_json::from_str::<serde::de::IgnoredAny>(rescued).is_ok(), "{}", rescued);
             }
+        }
+    }
+
+    /// Reading by columns is as strict as passing over.
+    #[test]
+    fn wanted_and_unwanted_fields_are_judged_alike(record in record(), edits in edits(), variant in 0..4usize) {
+        let mut text = mutate(record.to_string().into_bytes(), &edits);
+        text.retain(|b| *b != b'\n');
+        let options = JsonOptions { flatten: variant == 1, rescue: variant >= 2, explode: (variant == 3).then(|| "a".to_string()) };
+        let by_columns = read(&all_columns(), &options, &text);
+        let passed_over = read(&[], &JsonOptions::default(), &text);
+        if let ([one, ..], [other]) = (&by_columns[..], &passed_over[..]) {
+            let why = one.malformed.clone().unwrap_or_default();
+            let of_columns = why.starts_with("duplicate key") || why.contains(", not an ");
+            // Where it was cut off is said in different words.
+            let word = |row: &Row| row.malformed.as_ref().map(|m| if m.starts_with("cut off") { "cut off".into() } else { m.clone() });
+            prop_assert!(word(one) == word(other) || of_columns, "{:?} {:?}", one, other);
+        } else {
+            prop_assert_eq!(by_columns.len(), passed_over.len());
         }
     }
 
