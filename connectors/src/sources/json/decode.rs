@@ -305,7 +305,13 @@ impl<'a> Rows<'a> {
         while pos < text.len() {
             let start = pos;
             self.walk.scan.pos = start;
-            let mut read = self.walk.record();
+            let mut read = if matches!(text[start], b'{' | b'[') {
+                self.walk.record()
+            } else {
+                // Not read as a string or number: that could run into the next record, which a splitter may cut off here.
+                self.walk.begin();
+                Err(self.walk.scan.stop_at(start, "expected '{'"))
+            };
             if read.is_ok() && !self.utf8 && !self.is_utf8(start..self.walk.scan.pos) {
                 read = Err(Stop);
             }

@@ -3,6 +3,7 @@
 //! Knows blocks and text columns; knows no object store, no compression and no types: what a text means is for conform.
 
 mod decode;
+mod keys;
 mod path;
 mod plan;
 pub(crate) mod scan;

@@ -207,12 +207,31 @@ fn objects_go_on_behind_garbage() {
     let want = [
         "1",
         "2",
-        "!expected a value at byte 1",
+        "!expected '{' at byte 1",
         "!expected ':' at byte 6",
         "4",
         "!cut off inside an object; no later record can be told apart from it",
     ];
     assert_eq!(table(&["a"], text), want);
+}
+
+#[test]
+fn what_stands_between_records_is_the_same_however_cut() {
+    let texts = [
+        "{\"a\":1} \"x {\"a\":2} tru{\"a\":3} -1 {\"a\":4}",
+        "[{\"a\":1},tru,-,\"x\", ,{\"a\":2},]",
+        "[{\"a\":1}, ",
+        "[,]",
+        "[]]",
+        "{\"a\":1}\n\"x\n-\n{\"a\":2}",
+    ];
+    for text in texts {
+        let whole = read(&columns(&["a"]), &JsonOptions::default(), text);
+        for step in 1..text.len() {
+            let cut = rows_in_steps(&decoder(&columns(&["a"]), &JsonOptions::default()), text.as_bytes(), step);
+            assert_eq!(cut, whole, "{text} in steps of {step}");
+        }
+    }
 }
 
 #[test]
@@ -338,6 +357,15 @@ fn rescue_keeps_leftovers_with_their_nesting() {
     let got: Vec<_> = read(&cols, &options, text).into_iter().map(|r| r.rescued.unwrap_or_default()).collect();
     let want = [r#"{"x":1,"o":{"n":2,"i":{"t":2},"m":3}}"#, r#"{"x":1,"o":{"n":2,"i":null,"m":3}}"#, r#"{"y":0}"#, r#"{"y":0}"#, "", ""];
     assert_eq!(got, want);
+}
+
+#[test]
+fn what_a_column_takes_whole_is_not_left_over() {
+    let options = JsonOptions { rescue: true, explode: Some("o.i".into()), ..Default::default() };
+    let cols = [JsonColumn::new("o", JsonKind::Json), columns(&["s"])[0].clone().at("o.i.s")];
+    let rows = read(&cols, &options, r#"{"o":{"n":1,"i":[{"s":1,"t":2}],"m":3},"x":4}"#);
+    assert_eq!(shown(&rows), [r#"{"n":1,"i":[{"s":1,"t":2}],"m":3}|1"#]);
+    assert_eq!(rows[0].rescued.as_deref(), Some(r#"{"x":4}"#));
 }
 
 #[test]
@@ -524,6 +552,25 @@ proptest! {
         }
     }
 
+    /// Reading by columns is as strict as passing over.
+    #[test]
+    fn wanted_and_unwanted_fields_are_judged_alike(record in record(), edits in edits(), variant in 0..4usize) {
+        let mut text = mutate(record.to_string().into_bytes(), &edits);
+        text.retain(|b| *b != b'\n');
+        let options = JsonOptions { flatten: variant == 1, rescue: variant >= 2, explode: (variant == 3).then(|| "a".to_string()) };
+        let by_columns = read(&all_columns(), &options, &text);
+        let passed_over = read(&[], &JsonOptions::default(), &text);
+        if let ([one, ..], [other]) = (&by_columns[..], &passed_over[..]) {
+            let why = one.malformed.clone().unwrap_or_default();
+            let of_columns = why.starts_with("duplicate key") || why.contains(", not an ");
+            // Where it was cut off is said in different words.
+            let word = |row: &Row| row.malformed.as_ref().map(|m| if m.starts_with("cut off") { "cut off".into() } else { m.clone() });
+            prop_assert!(word(one) == word(other) || of_columns, "{:?} {:?}", one, other);
+        } else {
+            prop_assert_eq!(by_columns.len(), passed_over.len());
+        }
+    }
+
     /// Documented differences: serde_json takes no number beyond a double's range and one level of nesting less.
     #[test]
     fn accepts_exactly_what_serde_json_accepts(value in json(), pretty: bool, edits in edits()) {
@@ -603,7 +650,11 @@ fn figures() {
     let lines: Vec<String> = (0..80_000).map(line).collect();
     let wide = columns(&["event_id", "user_id", "user_agent", "page", "ts", "props_ms", "props_ref"]);
     let few = columns(&["event_id", "ts"]);
+    let few_of_many = columns(&["column_number_7", "column_number_93"]);
+    let many = |i: usize| (0..100).map(|c| format!("\"column_number_{c}\":{}", c * i % 1000)).collect::<Vec<_>>().join(", ");
+    let many: Vec<String> = (0..80_000).map(|i| format!("{{{}}}", many(i))).collect();
     for (name, text, cols, flatten) in [
+        ("lines of 100 keys, 2 columns", many.join("\n"), &few_of_many, false),
         ("lines, 7 columns flattened", lines.join("\n"), &wide, true),
         ("lines, 2 columns", lines.join("\n"), &few, false),
         ("array, 7 columns flattened", format!("[{}]", lines.join(",\n")), &wide, true),

@@ -1,14 +1,15 @@
 //! One pass over each record along the plan, predicting that its keys come in the order of the records before it.
 //! Writes views into columns. Knows no file and no record boundary.
 
+use std::borrow::Cow;
+
 use arrow::buffer::Buffer;
 
+use super::keys::{Cursor, Keys};
 use super::plan::{Plan, Take};
 use super::scan::{MAX_DEPTH, Scanner, Stop, Token, unescape};
 use super::views::{self, NULL, Side};
 
-/// Keys that are predicted per object; more are looked up.
-const MAX_SLOTS: usize = 64;
 /// Names of unknown keys that are remembered.
 pub const MAX_UNKNOWN: usize = 256;
 const UNKNOWN: u32 = u32::MAX;
@@ -55,42 +56,9 @@ pub struct Walk<'a> {
 /// What is remembered of the object at one node.
 #[derive(Debug, Default)]
 struct Object {
-    slots: Vec<Slot>,
+    keys: Keys,
     /// By child: the stamp of the object in which it was met last.
     met: Vec<u64>,
-}
-
-/// A key in the order of its appearance, compared 16 bytes at once.
-#[derive(Debug)]
-struct Slot {
-    head: u128,
-    mask: u128,
-    /// With quotes and colon, as it stands in the source.
-    text: Box<[u8]>,
-    child: u32,
-}
-
-impl Slot {
-    fn new(text: Vec<u8>, child: u32) -> Self {
-        let mut head = [0; 16];
-        let n = text.len().min(16);
-        head[..n].copy_from_slice(&text[..n]);
-        let mask = if n == 16 { u128::MAX } else { (1 << (8 * n)) - 1 };
-        Slot { head: u128::from_le_bytes(head), mask, text: text.into(), child }
-    }
-
-    /// Keys hold no control characters, so a match never runs over the end of a line.
-    #[inline(always)]
-    fn matches(&self, block: &[u8], pos: usize) -> bool {
-        let rest = &block[pos..];
-        match rest.first_chunk::<16>() {
-            Some(chunk) => {
-                (u128::from_le_bytes(*chunk) ^ self.head) & self.mask == 0
-                    && (self.text.len() <= 16 || rest[16..].starts_with(&self.text[16..]))
-            }
-            None => rest.starts_with(&self.text),
-        }
-    }
 }
 
 impl<'a> Walk<'a> {
@@ -98,7 +66,7 @@ impl<'a> Walk<'a> {
         Walk {
             plan,
             scan: Scanner::new(block, block.len()),
-            objects: plan.nodes.iter().map(|n| Object { slots: vec![], met: vec![0; n.children.len()] }).collect(),
+            objects: plan.nodes.iter().map(|n| Object { keys: Keys::default(), met: vec![0; n.children.len()] }).collect(),
             stamp: 0,
             unit: 0,
             row: 0,
@@ -216,7 +184,7 @@ impl<'a> Walk<'a> {
         if self.learned {
             // Keys of a record that is none are not worth predicting, and their names were not noted.
             self.learned = false;
-            self.objects.iter_mut().for_each(|o| o.slots.clear());
+            self.objects.iter_mut().for_each(|o| o.keys.forget());
         }
         if self.rescue {
             self.rescued.push(NULL);
@@ -273,9 +241,9 @@ impl<'a> Walk<'a> {
         } else {
             self.stamp += 1;
             let stamp = self.stamp;
-            let mut next = 0;
+            let mut cursor = self.objects[n].keys.start();
             loop {
-                let (child, start, end) = self.key(n, &mut next)?;
+                let (child, start, end) = self.key(n, &mut cursor)?;
                 if child == UNKNOWN {
                     let value = self.scan.pos;
                     self.scan.skip(depth + 1)?;
@@ -299,7 +267,7 @@ impl<'a> Walk<'a> {
                         if self.branch(child, depth + 1)? {
                             kept = true;
                         } else {
-                            self.spare.truncate(mark);
+                            self.cut_spare(mark);
                         }
                     } else {
                         self.branch(child, depth + 1)?;
@@ -325,6 +293,12 @@ impl<'a> Walk<'a> {
         Ok(kept)
     }
 
+    /// Takes back what was put aside since `mark`, with the place for the elements' leftovers if it lies there.
+    fn cut_spare(&mut self, mark: usize) {
+        self.spare.truncate(mark);
+        self.splice = self.splice.filter(|at| *at <= mark);
+    }
+
     #[cold]
     fn duplicate(&mut self, node: usize, at: usize) -> Stop {
         let what = format!("duplicate key '{}'", self.plan.nodes[node].shown);
@@ -341,57 +315,46 @@ impl<'a> Walk<'a> {
 
     /// Passes over a key and its colon: which child it is, and where the key's text is.
     #[inline(always)]
-    fn key(&mut self, n: usize, next: &mut usize) -> Result<(u32, usize, usize), Stop> {
+    fn key(&mut self, n: usize, cursor: &mut Cursor) -> Result<(u32, usize, usize), Stop> {
         let start = self.scan.pos;
-        if let Some(slot) = self.objects[n].slots.get(*next)
-            && slot.matches(self.scan.block, start)
-        {
-            *next += 1;
-            let end = start + slot.text.len();
-            let child = slot.child;
-            self.scan.pos = end;
-            self.scan.space();
-            return Ok((child, start, end - 1));
+        match self.objects[n].keys.predicted(cursor, &self.scan.block[start..]) {
+            Some((child, length)) => Ok(self.past_key(child, start, length)),
+            None => self.key_elsewhere(n, cursor),
         }
-        self.key_elsewhere(n, next)
     }
 
-    /// The key is not the predicted one: look among the others, then read it.
+    #[inline(always)]
+    fn past_key(&mut self, child: u32, start: usize, length: usize) -> (u32, usize, usize) {
+        self.scan.pos = start + length;
+        self.scan.space();
+        (child, start, start + length - 1)
+    }
+
+    /// The key is not the predicted one: look at those behind it, then read it.
     #[inline(never)]
-    fn key_elsewhere(&mut self, n: usize, next: &mut usize) -> Result<(u32, usize, usize), Stop> {
+    fn key_elsewhere(&mut self, n: usize, cursor: &mut Cursor) -> Result<(u32, usize, usize), Stop> {
         let start = self.scan.pos;
-        let slots = &self.objects[n].slots;
-        let from = (*next).min(slots.len());
-        let ahead = slots[from..].iter().position(|s| s.matches(self.scan.block, start)).map(|i| from + i);
-        if let Some(i) = ahead.or_else(|| slots[..from].iter().position(|s| s.matches(self.scan.block, start))) {
-            *next = i + 1;
-            let (child, end) = (slots[i].child, start + slots[i].text.len());
-            self.scan.pos = end;
-            self.scan.space();
-            return Ok((child, start, end - 1));
+        let block = self.scan.block;
+        if let Some((child, length)) = self.objects[n].keys.ahead(cursor, &block[start..]) {
+            return Ok(self.past_key(child, start, length));
         }
         let (start, end) = self.scan.key()?;
-        let raw = &self.scan.block[start + 1..end - 1];
-        let mut name = std::borrow::Cow::Borrowed(raw);
-        if memchr::memchr(b'\\', raw).is_some() {
+        let key = &block[start..end];
+        if let Some(child) = self.objects[n].keys.find(cursor, key) {
+            return Ok((child, start, end));
+        }
+        let mut name = Cow::Borrowed(&key[1..key.len() - 1]);
+        if memchr::memchr(b'\\', &name).is_some() {
             let mut out = vec![];
-            unescape(raw, &mut out);
+            unescape(&name, &mut out);
             name = out.into();
         }
         let child = self.plan.nodes[n].keys.get(name.as_ref()).copied().unwrap_or(UNKNOWN);
-        let mut text = self.scan.block[start..end].to_vec();
-        text.push(b':');
-        let slots = &mut self.objects[n].slots;
-        // A key with a space before its colon is found here each time; it is one slot all the same.
-        let new = slots.len() < MAX_SLOTS && !slots.iter().any(|s| *s.text == *text);
-        if n == 0 && child == UNKNOWN && (new || self.unknown.len() < MAX_UNKNOWN) {
+        let learned = self.objects[n].keys.learn(cursor, key, child);
+        self.learned |= learned;
+        if n == 0 && child == UNKNOWN && self.unknown.len() < MAX_UNKNOWN {
             self.fresh.push(String::from_utf8_lossy(&name).into_owned());
             self.learned = true;
-        }
-        if new {
-            self.learned = true;
-            slots.insert(from, Slot::new(text, child));
-            *next = from + 1;
         }
         Ok((child, start, end))
     }
@@ -540,7 +503,7 @@ impl<'a> Walk<'a> {
                         kept |= left;
                         if rescue && !left {
                             // Places keep their index: what a column has taken is null here.
-                            self.spare.truncate(mark);
+                            self.cut_spare(mark);
                             self.spare.extend_from_slice(b"null");
                         }
                     }
@@ -588,7 +551,7 @@ impl<'a> Walk<'a> {
                 self.exploded += 1;
                 if self.rescue {
                     if !left {
-                        self.spare.truncate(mark);
+                        self.cut_spare(mark);
                     }
                     self.ranges.push((mark, self.spare.len()));
                     kept |= left;
