@@ -74,10 +74,7 @@ pub(super) fn supported(table: &Location, object: &str, json: &[u8]) -> Result<(
     let head: Head = serde_json::from_slice(json).map_err(|e| damaged(table, object, e))?;
     if head.format > FORMAT {
         return Err(Error::data(
-            format!(
-                "{} was written by a newer Smelt: {object} has format {}, this one knows up to {FORMAT}",
-                table.display, head.format
-            ),
+            format!("{} was written by a newer Smelt: {object} has format {}, this one knows up to {FORMAT}", table.display, head.format),
             "update smelt; nothing was changed",
         ));
     }

@@ -59,7 +59,10 @@ impl DeltaFormat {
         let schema: Value =
             serde_json::from_str(&log.metadata.schema_string).map_err(|e| checkpoint::damaged(&self.location, "schemaString", e))?;
         let arrow = from_json(&schema).map_err(|ty| {
-            Error::data(format!("{} is a Delta table with the type {ty}, which smelt cannot read", self.table()), "drop or convert the column")
+            Error::data(
+                format!("{} is a Delta table with the type {ty}, which smelt cannot read", self.table()),
+                "drop or convert the column",
+            )
         })?;
         let number = |id: &str| log.txns.get(id).and_then(|v| u64::try_from(*v).ok());
         let (taken, attempt) = match (number(SEQUENCE), number(ATTEMPT)) {

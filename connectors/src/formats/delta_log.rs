@@ -121,7 +121,10 @@ pub(super) async fn load(table: &Location) -> Result<Option<LogState>> {
     if listing.commits != needed {
         let missing = needed.iter().find(|v| !listing.commits.contains(v)).copied().unwrap_or_default();
         let (reason, help) = if listing.v2 {
-            ("its checkpoints use v2Checkpoint, which smelt cannot read".to_owned(), "set delta.checkpointPolicy to classic and drop the feature v2Checkpoint")
+            (
+                "its checkpoints use v2Checkpoint, which smelt cannot read".to_owned(),
+                "set delta.checkpointPolicy to classic and drop the feature v2Checkpoint",
+            )
         } else {
             (format!("version {missing} is missing from {FOLDER}"), "restore the log from a backup or versioning")
         };
@@ -321,7 +324,10 @@ impl Replay {
             .collect::<Result<Vec<_>, String>>()
             .map_err(|path| {
                 Error::data(
-                    format!("{} is a Delta table whose files lie outside it ({path}), as shallow clones have them; smelt cannot read it", table.display),
+                    format!(
+                        "{} is a Delta table whose files lie outside it ({path}), as shallow clones have them; smelt cannot read it",
+                        table.display
+                    ),
                     "make a deep clone of the table",
                 )
             })?;

@@ -76,7 +76,8 @@ impl Protocol {
             old => legacy(old).to_vec(),
         };
         let on = |key: &str| configuration.get(key).and_then(Option::as_deref) == Some("true");
-        let tagged = |key: &str| fields(schema).iter().any(|f| f["metadata"].as_object().is_some_and(|m| m.keys().any(|k| k.starts_with(key))));
+        let tagged =
+            |key: &str| fields(schema).iter().any(|f| f["metadata"].as_object().is_some_and(|m| m.keys().any(|k| k.starts_with(key))));
         for name in names {
             let used = match name {
                 NTZ | "domainMetadata" | "vacuumProtocolCheck" => false,

@@ -249,7 +249,11 @@ mod tests {
             Field::new("n", DataType::Timestamp(TimeUnit::Microsecond, None), true),
             Field::new("day", DataType::Date32, true),
             Field::new("i", DataType::Int8, true),
-            Field::new("l", DataType::List(Arc::new(Field::new_list_field(DataType::Struct(vec![Field::new("x", s(), true)].into()), true))), true),
+            Field::new(
+                "l",
+                DataType::List(Arc::new(Field::new_list_field(DataType::Struct(vec![Field::new("x", s(), true)].into()), true))),
+                true,
+            ),
             Field::new(
                 "m",
                 DataType::Map(

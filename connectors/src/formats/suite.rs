@@ -104,7 +104,12 @@ pub(super) fn places() -> Vec<Place> {
 
 fn tables() -> Vec<(Place, Arc<dyn TableFormat>)> {
     let kinds = [FormatKind::Delta, FormatKind::Parquet];
-    kinds.iter().flat_map(|kind| places().into_iter().map(|p| (*kind, p))).map(|(kind, p)| (open(kind, p.location.clone()), p)).map(|(f, p)| (p, f)).collect()
+    kinds
+        .iter()
+        .flat_map(|kind| places().into_iter().map(|p| (*kind, p)))
+        .map(|(kind, p)| (open(kind, p.location.clone()), p))
+        .map(|(f, p)| (p, f))
+        .collect()
 }
 
 fn utc() -> DataType {
@@ -131,7 +136,12 @@ pub(super) async fn file(at: &Location, prefix: &str, city: Option<&str>, first:
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("id", Arc::new(Int64Array::from(ids.clone()))),
         ("name", Arc::new(ids.iter().map(|i| (i % 5 != 0).then(|| format!("n{i:03}"))).collect::<StringArray>())),
-        ("price", Arc::new(Decimal128Array::from_iter_values(ids.iter().map(|i| i128::from(*i) * 100 + 25)).with_precision_and_scale(12, 2).unwrap())),
+        (
+            "price",
+            Arc::new(
+                Decimal128Array::from_iter_values(ids.iter().map(|i| i128::from(*i) * 100 + 25)).with_precision_and_scale(12, 2).unwrap(),
+            ),
+        ),
         ("at", Arc::new(TimestampMicrosecondArray::from_iter_values(ids.iter().map(|i| i * 3_600_000_000 + 1)).with_timezone("UTC"))),
         ("day", Arc::new(Date32Array::from_iter_values(ids.iter().map(|i| *i as i32)))),
     ];
