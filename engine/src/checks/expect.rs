@@ -71,7 +71,8 @@ mod tests {
     #[tokio::test]
     async fn rows_are_flagged_where_it_is_false() {
         let columns = [("a", ints(&[Some(1), Some(-1), None])), ("b", text(&[Some("x"); 3]))];
-        let (rows, flags) = flagged(r#"[{"expect": {"sql": "a > 0 and b = 'x'", "name": "positive"}}, {"expect": {"sql": "sum(a) > 0"}}]"#, &columns).await;
+        let (rows, flags) =
+            flagged(r#"[{"expect": {"sql": "a > 0 and b = 'x'", "name": "positive"}}, {"expect": {"sql": "sum(a) > 0"}}]"#, &columns).await;
         assert_eq!(rows, [".", "x", "."]);
         assert_eq!((flags[0].column.as_str(), flags[0].rule.as_str()), ("a,b", "positive"));
     }
@@ -81,6 +82,9 @@ mod tests {
         let columns = [("amount", ints(&[Some(1)]))];
         let found = complaints(r#"[{"expect": {"sql": "amount + 1"}}, {"expect": {"sql": "sum(amout) > 1"}}]"#, &columns).await;
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found.iter().any(|c| c.help.as_deref() == Some("did you mean `amount`?") && c.place.within == Some((1, 5, 5))), "{found:?}");
+        assert!(
+            found.iter().any(|c| c.help.as_deref() == Some("did you mean `amount`?") && c.place.within == Some((1, 5, 5))),
+            "{found:?}"
+        );
     }
 }

@@ -32,7 +32,9 @@ impl Plan for InSet {
                 }
             };
             if values.is_empty() {
-                complaints.push(Complaint::at(["in_set", name], "the list is empty, so no value could pass").help("list the values that may occur"));
+                complaints.push(
+                    Complaint::at(["in_set", name], "the list is empty, so no value could pass").help("list the values that may occur"),
+                );
                 continue;
             }
             let mut constants = vec![];

@@ -8,7 +8,9 @@ use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use datafusion::common::{exec_datafusion_err, exec_err};
-use datafusion::logical_expr::{ColumnarValue, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, cast, lit};
+use datafusion::logical_expr::{
+    ColumnarValue, LogicalPlan, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility, cast, lit,
+};
 use parking_lot::Mutex;
 use regex::bytes::Regex;
 
@@ -50,7 +52,10 @@ impl Plan for Matches {
             if let Err(e) = Regex::new(pattern) {
                 // The parser's message draws the pattern; its last line says what is wrong.
                 let why = e.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-                complaints.push(Complaint::at(path, format!("the regular expression cannot be read: {why}")).help("put a backslash before characters that stand for themselves"));
+                complaints.push(
+                    Complaint::at(path, format!("the regular expression cannot be read: {why}"))
+                        .help("put a backslash before characters that stand for themselves"),
+                );
                 continue;
             }
             findings.push(Finding {
@@ -135,7 +140,8 @@ mod tests {
     #[tokio::test]
     async fn patterns_search_unless_tied() {
         let columns = [("zip", text(&[Some("04538"), Some("4538"), None, Some("x04538")])), ("n", ints(&[Some(1); 4]))];
-        let (rows, flags) = flagged(r#"[{"matches": {"zip": "^[0-9]{5}$", "on_fail": "warn"}}, {"matches": {"zip": "[0-9]{5}"}}]"#, &columns).await;
+        let (rows, flags) =
+            flagged(r#"[{"matches": {"zip": "^[0-9]{5}$", "on_fail": "warn"}}, {"matches": {"zip": "[0-9]{5}"}}]"#, &columns).await;
         assert_eq!(rows, ["..", "xx", "..", "x."]);
         assert!(flags[0].message.contains("^[0-9]{5}$"));
         let found = complaints(r#"[{"matches": {"zip": "[0-9", "n": "1"}}]"#, &columns).await;

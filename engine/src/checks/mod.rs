@@ -207,7 +207,8 @@ pub(crate) fn constant(value: &str, f: &arrow::datatypes::Field, path: &[&str]) 
         Ok(constant) if !constant.is_null() => Ok(lit(constant)),
         _ => {
             let ty = crate::steps::expression::in_words(f.data_type());
-            Err(Complaint::at(path.to_vec(), format!("`{value}` is not a {ty}, which `{}` is", f.name())).help("write a value of that type"))
+            Err(Complaint::at(path.to_vec(), format!("`{value}` is not a {ty}, which `{}` is", f.name()))
+                .help("write a value of that type"))
         }
     }
 }
@@ -246,21 +247,26 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
-    use super::testing::*;
+    use super::testing::{complaints, flagged};
     use super::*;
-    use crate::steps::testing::*;
+    use crate::steps::testing::{ints, text};
 
     #[tokio::test]
     async fn flags_come_in_order_and_all_complaints_at_once() {
         let columns = [("a", ints(&[Some(1), None, Some(5)])), ("b", text(&[Some("x"), Some("y"), None]))];
-        let json = r#"[{"not_null": ["a", "b"]}, {"range": {"a": [0, 2], "on_fail": "warn"}}, {"in_set": {"b": ["x"]}}, {"unique": ["b"]}]"#;
+        let json =
+            r#"[{"not_null": ["a", "b"]}, {"range": {"a": [0, 2], "on_fail": "warn"}}, {"in_set": {"b": ["x"]}}, {"unique": ["b"]}]"#;
         let json = json.replace("[0, 2]", r#"["0", "2"]"#);
         let (rows, flags) = flagged(&json, &columns).await;
-        assert_eq!(rows, ["....." , "x..x.", ".xx.."]);
+        assert_eq!(rows, [".....", "x..x.", ".xx.."]);
         let names: Vec<&str> = flags.iter().map(|f| f.name.as_str()).collect();
         assert_eq!(names, ["__flag_0", "__flag_1", "__flag_2", "__flag_3", "__flag_4"]);
         assert_eq!((flags[2].rule.as_str(), flags[2].on_fail), ("range", OnFail::Warn));
-        let found = complaints(r#"[{"not_null": ["c"]}, {"in_set": {"a": ["x"]}}, {"unique": ["bb"]}, {"expect": {"sql": "cont(*) > 0"}}]"#, &columns).await;
+        let found = complaints(
+            r#"[{"not_null": ["c"]}, {"in_set": {"a": ["x"]}}, {"unique": ["bb"]}, {"expect": {"sql": "cont(*) > 0"}}]"#,
+            &columns,
+        )
+        .await;
         let mut paths: Vec<String> = found.iter().map(|c| c.place.path.join(".")).collect();
         paths.sort();
         assert_eq!(paths, ["0.not_null.0", "1.in_set.a.0", "2.unique.0", "3.expect.sql"]);

@@ -107,10 +107,8 @@ fn split(target: &str) -> Option<(&str, &str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::checks::testing::{complaints, flagged};
     use crate::steps::testing::*;
-    use datafusion::catalog::SchemaProvider;
 
     #[tokio::test]
     async fn values_without_a_partner_are_flagged_once() {

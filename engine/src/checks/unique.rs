@@ -1,10 +1,12 @@
 //! `unique`: no two rows of a batch share a key.
 
 use async_trait::async_trait;
+use datafusion::common::ScalarValue;
 use datafusion::functions_aggregate::count::count_udaf;
 use datafusion::logical_expr::expr::{WindowFunction, WindowFunctionParams};
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition, lit};
-use datafusion::common::ScalarValue;
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, LogicalPlanBuilder, WindowFrame, WindowFrameBound, WindowFrameUnits, WindowFunctionDefinition, lit,
+};
 
 use super::{Finding, Plan};
 use crate::error::{Complaint, Result};
@@ -70,7 +72,6 @@ impl Plan for Unique {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::checks::testing::flagged;
     use crate::checks::{Check, plan_batch_checks};
     use crate::steps::testing::*;
@@ -78,7 +79,10 @@ mod tests {
 
     #[tokio::test]
     async fn all_that_share_a_key_are_flagged() {
-        let columns = [("a", ints(&[Some(1), Some(1), Some(1), Some(2), None, None])), ("b", text(&[Some("x"), Some("x"), Some("y"), Some("x"), None, None]))];
+        let columns = [
+            ("a", ints(&[Some(1), Some(1), Some(1), Some(2), None, None])),
+            ("b", text(&[Some("x"), Some("x"), Some("y"), Some("x"), None, None])),
+        ];
         let (mut rows, _) = flagged(r#"[{"unique": ["a"]}, {"unique": ["a", "b"]}]"#, &columns).await;
         rows.sort();
         assert_eq!(rows, ["..", "..", "..", "x.", "xx", "xx"]);

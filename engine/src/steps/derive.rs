@@ -104,7 +104,8 @@ mod tests {
 
     #[tokio::test]
     async fn later_ones_see_earlier_ones_and_old_names_stay_in_place() {
-        let out = run(r#"[{"derive": {"total": "price + 1", "price": "price * 10", "twice": "total * 2", "m": "upper(name)"}}]"#).await.unwrap();
+        let out =
+            run(r#"[{"derive": {"total": "price + 1", "price": "price * 10", "twice": "total * 2", "m": "upper(name)"}}]"#).await.unwrap();
         assert_eq!(
             out,
             "\
@@ -119,7 +120,9 @@ cy,40,f,4,5,10,CY
 
     #[tokio::test]
     async fn windows_work_and_text_stays_a_view() {
-        let out = run(r#"[{"derive": {"n": "row_number() over (order by price desc nulls last) + 1", "t": "cast(price as varchar)"}}]"#).await.unwrap();
+        let out = run(r#"[{"derive": {"n": "row_number() over (order by price desc nulls last) + 1", "t": "cast(price as varchar)"}}]"#)
+            .await
+            .unwrap();
         assert!(out.contains("cy,4,f,4,2,4"), "{out}");
         let plan = plan(r#"[{"derive": {"t": "concat(name, '!')", "n": "row_number() over ()"}}]"#).await.unwrap().plan;
         let ty = |n: &str| plan.schema().field_with_unqualified_name(n).unwrap().data_type().clone();

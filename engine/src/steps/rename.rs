@@ -39,7 +39,8 @@ impl Transform for Rename {
             complaints.extend(field(schema, old, &path).err());
             if is_hidden(old) || is_hidden(new) {
                 let name = if is_hidden(old) { old } else { new };
-                complaints.push(Complaint::at(path, format!("`{name}` is a name that Smelt keeps for itself")).help("choose another column"));
+                complaints
+                    .push(Complaint::at(path, format!("`{name}` is a name that Smelt keeps for itself")).help("choose another column"));
             } else if after.iter().filter(|n| **n == new).count() > 1 {
                 let help = format!("choose another name, or drop the other `{new}` first with select");
                 complaints.push(Complaint::at(path, format!("there would be two columns `{new}`")).help(help));

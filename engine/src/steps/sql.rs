@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::catalog::{
-    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider, SchemaProvider, TableProvider,
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider, SchemaProvider,
+    TableProvider,
 };
 use datafusion::common::TableReference;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -195,7 +196,9 @@ async fn with_table(session: &SessionContext, name: &str, table: Arc<dyn TablePr
             }
             let own = MemorySchemaProvider::new();
             for table_name in schema.table_names() {
-                if table_name != name && let Some(t) = schema.table(&table_name).await? {
+                if table_name != name
+                    && let Some(t) = schema.table(&table_name).await?
+                {
                     own.register_table(table_name, t)?;
                 }
             }

@@ -60,8 +60,9 @@ pub fn source(session: &SessionContext) -> LogicalPlan {
 }
 
 pub fn keys() -> &'static Keys {
-    static KEYS: std::sync::LazyLock<Keys> =
-        std::sync::LazyLock::new(|| Keys(BTreeMap::from([("pii".to_owned(), Secret::new("key")), ("other".to_owned(), Secret::new("yek"))])));
+    static KEYS: std::sync::LazyLock<Keys> = std::sync::LazyLock::new(|| {
+        Keys(BTreeMap::from([("pii".to_owned(), Secret::new("key")), ("other".to_owned(), Secret::new("yek"))]))
+    });
     &KEYS
 }
 

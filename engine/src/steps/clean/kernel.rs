@@ -261,7 +261,10 @@ mod tests {
     fn case_changes_short_and_long_ascii_or_not() {
         let input = StringViewArray::from(vec!["ABC", "A LONG TEXT IN UPPER CASE", "ÁÉ ÍÓÚ ÇÃÕ ABCDEF", "already lower, and long"]);
         let out = clean(&input, &Recipe { case: Some(Case::Lower), ..Recipe::default() });
-        assert_eq!(texts(&out), [Some("abc"), Some("a long text in upper case"), Some("áé íóú çãõ abcdef"), Some("already lower, and long")]);
+        assert_eq!(
+            texts(&out),
+            [Some("abc"), Some("a long text in upper case"), Some("áé íóú çãõ abcdef"), Some("already lower, and long")]
+        );
         out.to_data().validate_full().unwrap();
         let out = clean(&input, &Recipe { unaccent: true, collapse: true, case: Some(Case::Title), ..Recipe::default() });
         assert_eq!(texts(&out)[2], Some("Ae Iou Cao Abcdef"));

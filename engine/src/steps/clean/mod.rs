@@ -148,7 +148,9 @@ impl ScalarUDFImpl for CleanText {
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> datafusion::error::Result<ColumnarValue> {
         let mut constants = args.args[1..].iter().map(|a| match a {
-            ColumnarValue::Scalar(ScalarValue::Utf8(Some(t)) | ScalarValue::Utf8View(Some(t)) | ScalarValue::LargeUtf8(Some(t))) => Ok(t.as_str()),
+            ColumnarValue::Scalar(ScalarValue::Utf8(Some(t)) | ScalarValue::Utf8View(Some(t)) | ScalarValue::LargeUtf8(Some(t))) => {
+                Ok(t.as_str())
+            }
             _ => exec_err!("clean_text takes its operations and null texts as constants"),
         });
         let mut recipe = Recipe::default();
@@ -221,10 +223,7 @@ mod tests {
         ];
         let json = r#"[{"clean": {"trim": "all", "null_if": ["", "N/A"], "lower": ["a"], "collapse_spaces": ["a"], "title": ["b"], "unaccent": ["b"]}}]"#;
         let out = run_over(json, &columns).await.unwrap();
-        assert_eq!(
-            out,
-            "a,b,_file\n,Sao Joao, keep \nhello world of text,D'Angelo Maria, keep \n,, keep \n,Elan Vital, keep \n"
-        );
+        assert_eq!(out, "a,b,_file\n,Sao Joao, keep \nhello world of text,D'Angelo Maria, keep \n,, keep \n,Elan Vital, keep \n");
     }
 
     #[tokio::test]

@@ -268,7 +268,8 @@ mod tests {
 
     #[tokio::test]
     async fn statistics_of_the_batch() {
-        let money: ArrayRef = Arc::new(Decimal128Array::from(vec![Some(100), Some(201), None, Some(100)]).with_precision_and_scale(9, 2).unwrap());
+        let money: ArrayRef =
+            Arc::new(Decimal128Array::from(vec![Some(100), Some(201), None, Some(100)]).with_precision_and_scale(9, 2).unwrap());
         let columns = [
             ("city", text(&[Some("b"), None, Some("a"), Some("b")])),
             ("tie", text(&[Some("z"), None, Some("y"), None])),
@@ -280,10 +281,7 @@ mod tests {
         let json = r#"[{"fill": {"city": {"mode": true}, "tie": {"mode": true}, "mean": {"mean": true}, "median": {"median": true}, "money": {"mean": true},
                       "none": {"mean": true}}}]"#;
         let out = run_over(json, &columns).await.unwrap();
-        assert_eq!(
-            out,
-            "city,tie,mean,median,money,none\nb,z,1,1,1.00,\nb,y,2,2,2.01,\na,y,3,100,1.34,\nb,y,5,2,1.00,\n"
-        );
+        assert_eq!(out, "city,tie,mean,median,money,none\nb,z,1,1,1.00,\nb,y,2,2,2.01,\na,y,3,100,1.34,\nb,y,5,2,1.00,\n");
         assert!(complaints(r#"[{"fill": {"name": {"mean": true}}}]"#).await[0].message.contains("mean takes"));
         assert!(serde_json::from_str::<Vec<crate::steps::Step>>(r#"[{"fill": {"a": {"mean": true, "mode": true}}}]"#).is_err());
     }
@@ -296,9 +294,13 @@ mod tests {
             ("v", text(&[None, Some("x"), None, None])),
         ];
         let sort = r#"{"sql": "select * from input order by t"}"#;
-        let up = run_over(&format!(r#"[{{"fill": {{"v": {{"previous": {{"order_by": ["t"], "partition_by": ["k"]}}}}}}}}, {sort}]"#), &columns).await.unwrap();
+        let up =
+            run_over(&format!(r#"[{{"fill": {{"v": {{"previous": {{"order_by": ["t"], "partition_by": ["k"]}}}}}}}}, {sort}]"#), &columns)
+                .await
+                .unwrap();
         assert_eq!(up, "k,t,v\na,1,\na,2,x\na,3,x\nb,4,\n");
-        let down = run_over(&format!(r#"[{{"fill": {{"v": {{"previous": {{"order_by": ["t desc"]}}}}}}}}, {sort}]"#), &columns).await.unwrap();
+        let down =
+            run_over(&format!(r#"[{{"fill": {{"v": {{"previous": {{"order_by": ["t desc"]}}}}}}}}, {sort}]"#), &columns).await.unwrap();
         assert_eq!(down, "k,t,v\na,1,x\na,2,x\na,3,\nb,4,\n");
         let found = complaints(r#"[{"fill": {"name": {"previous": {"order_by": ["prce desc"], "partition_by": ["x"]}}}}]"#).await;
         assert_eq!(found.len(), 2, "{found:?}");

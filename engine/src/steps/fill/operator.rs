@@ -20,8 +20,8 @@ use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet, Sp
 use datafusion::physical_plan::spill::get_record_batch_memory_size;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements, PlanProperties, SendableRecordBatchStream,
-    SpillManager,
+    DisplayAs, DisplayFormatType, Distribution, ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements, PlanProperties,
+    SendableRecordBatchStream, SpillManager,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 
@@ -137,8 +137,7 @@ impl ExecutionPlan for FillExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = self.input.execute(partition, Arc::clone(&context))?;
         let schema = self.schema();
-        let wanted: Vec<(usize, Statistic)> =
-            self.columns.iter().filter_map(|(name, s)| Some((schema.index_of(name).ok()?, *s))).collect();
+        let wanted: Vec<(usize, Statistic)> = self.columns.iter().filter_map(|(name, s)| Some((schema.index_of(name).ok()?, *s))).collect();
         let spills = SpillManager::new(context.runtime_env(), SpillMetrics::new(&self.metrics, partition), Arc::clone(&schema));
         let filled = stream::once(take_in(input, wanted, spills, context)).try_flatten();
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, filled)))

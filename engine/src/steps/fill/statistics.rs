@@ -16,7 +16,14 @@ pub enum Statistic {
 
 pub fn is_number(ty: &DataType) -> bool {
     ty.is_signed_integer()
-        || matches!(ty, DataType::Float32 | DataType::Float64 | DataType::Decimal128(..) | DataType::Date32 | DataType::Timestamp(TimeUnit::Microsecond, _))
+        || matches!(
+            ty,
+            DataType::Float32
+                | DataType::Float64
+                | DataType::Decimal128(..)
+                | DataType::Date32
+                | DataType::Timestamp(TimeUnit::Microsecond, _)
+        )
 }
 
 /// Takes in a column and gives its statistic.
@@ -29,10 +36,18 @@ pub struct Gatherer {
 #[derive(Debug)]
 enum State {
     /// Sum in whole units (or units of the last decimal) or as a float, and count.
-    Mean { whole: i128, real: f64, count: u64 },
+    Mean {
+        whole: i128,
+        real: f64,
+        count: u64,
+    },
     MedianWhole(Vec<i128>),
     MedianReal(Vec<f64>),
-    Mode { converter: RowConverter, counts: HashMap<Box<[u8]>, u64>, bytes: usize },
+    Mode {
+        converter: RowConverter,
+        counts: HashMap<Box<[u8]>, u64>,
+        bytes: usize,
+    },
 }
 
 impl Gatherer {

@@ -79,7 +79,9 @@ impl ScalarUDFImpl for HashFunction {
     fn return_type(&self, args: &[DataType]) -> datafusion::error::Result<DataType> {
         let wanted = if self.salt.0.is_some() { 1 } else { 2 };
         match args.first() {
-            Some(value) if args.len() == wanted && (value.is_integer() || value.is_string() || *value == DataType::Null) => Ok(DataType::Utf8View),
+            Some(value) if args.len() == wanted && (value.is_integer() || value.is_string() || *value == DataType::Null) => {
+                Ok(DataType::Utf8View)
+            }
             _ => plan_err!("hash takes a string or integer, and a salt"),
         }
     }

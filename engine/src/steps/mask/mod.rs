@@ -76,7 +76,9 @@ impl Mask {
             Mask::Tokenize(mask) => mask.expression(column, keys),
             Mask::Hash(mask) => mask.expression(column),
             Mask::Null(true) => Ok(cast(Expr::Literal(datafusion::common::ScalarValue::Null, None), column.ty.clone())),
-            Mask::Null(false) => Err(vec![column.complaint(&["null"], "`null: false` masks nothing").help("write `null: true`, or remove the column here")]),
+            Mask::Null(false) => {
+                Err(vec![column.complaint(&["null"], "`null: false` masks nothing").help("write `null: true`, or remove the column here")])
+            }
             Mask::Redact(mask) => mask.expression(column),
             Mask::ShiftDate(mask) => mask.expression(column, keys),
             Mask::Generalize(mask) => mask.expression(column),
@@ -133,7 +135,9 @@ impl Transform for Masks {
         for (name, mask) in self.0.iter() {
             let path = ["mask", name];
             match field(&schema, name, &path) {
-                _ if is_hidden(name) => complaints.push(Complaint::at(path, format!("`{name}` is Smelt's own column and cannot be masked"))),
+                _ if is_hidden(name) => {
+                    complaints.push(Complaint::at(path, format!("`{name}` is Smelt's own column and cannot be masked")))
+                }
                 Err(complaint) => complaints.push(complaint),
                 Ok(f) => match mask.expression(Column { name, ty: f.data_type(), schema: &schema }, scope.keys) {
                     Ok(expr) => masked.push((name, expr)),
@@ -274,8 +278,8 @@ mod tests {
         let out = csv(&session, plan.into_unoptimized_plan()).await.unwrap();
         let token = out.lines().nth(1).unwrap().split(',').next().unwrap().to_owned();
         assert!(step.contains(&token), "{step} {out}");
-        let planned = super::super::plan_steps(&steps(r#"[{"mask": {"name": {"hash": {"salt": "pepper"}}}}]"#), source(&session), &scope(&session));
-        let planned = planned.await.unwrap();
+        let steps = steps(r#"[{"mask": {"name": {"hash": {"salt": "pepper"}}}}]"#);
+        let planned = crate::steps::plan_steps(&steps, source(&session), &scope(&session)).await.unwrap();
         let shown = format!("{:?} {}", planned.plan, planned.plan.display_indent_schema());
         assert!(!shown.contains("pepper"), "{shown}");
     }

@@ -38,7 +38,11 @@ impl Redact {
     pub(super) fn expression(&self, column: Column<'_>) -> Result<Expr, Vec<Complaint>> {
         let mut found = vec![];
         if self.text.is_some() && (self.keep_first > 0 || self.keep_last > 0 || self.char.is_some()) {
-            found.push(column.complaint(&["redact", "text"], "a fixed text replaces everything, so nothing can be kept").help("give either text, or keep_first, keep_last and char"));
+            found.push(
+                column
+                    .complaint(&["redact", "text"], "a fixed text replaces everything, so nothing can be kept")
+                    .help("give either text, or keep_first, keep_last and char"),
+            );
         }
         if self.char.as_deref().is_some_and(|c| c.chars().count() != 1) {
             found.push(column.complaint(&["redact", "char"], "char is one character").help("for a fixed text write `text`"));

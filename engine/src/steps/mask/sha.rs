@@ -4,8 +4,7 @@
 use sha2::block_api::compress256;
 
 /// First words of the fractional parts of the square roots of the first eight primes (FIPS 180-4, 5.3.3).
-const START: [u32; 8] =
-    [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
+const START: [u32; 8] = [0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19];
 const BLOCK: usize = 64;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 

@@ -55,7 +55,9 @@ impl ShiftDate {
             found.push(column.missing_key("shift_date", &self.key, keys));
         }
         if !(1..=36_500).contains(&self.days) {
-            found.push(column.complaint(&["shift_date", "days"], "days is between 1 and 36500").help("30 hides the day and often the month"));
+            found.push(
+                column.complaint(&["shift_date", "days"], "days is between 1 and 36500").help("30 hides the day and often the month"),
+            );
         }
         if !matches!(column.ty, DataType::Date32 | DataType::Timestamp(TimeUnit::Microsecond, _)) {
             found.extend(column.wrong_type("shift_date", "dates and timestamps"));
@@ -128,7 +130,9 @@ impl ScalarUDFImpl for ShiftFunction {
         match args {
             [date @ (DataType::Date32 | DataType::Timestamp(TimeUnit::Microsecond, _)), _, _, _]
             | [date @ (DataType::Date32 | DataType::Timestamp(TimeUnit::Microsecond, _)), _, _, _, _] => Ok(date.clone()),
-            _ => plan_err!("shift_date takes a date or a timestamp in microseconds, a subject, a key's name, a number of days, and perhaps a domain"),
+            _ => plan_err!(
+                "shift_date takes a date or a timestamp in microseconds, a subject, a key's name, a number of days, and perhaps a domain"
+            ),
         }
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> datafusion::error::Result<ColumnarValue> {
@@ -167,7 +171,8 @@ mod tests {
     #[tokio::test]
     async fn intervals_of_a_subject_survive() {
         let dates: ArrayRef = Arc::new(Date32Array::from(vec![Some(0), Some(10), Some(0), Some(0), None]));
-        let times: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![Some(5), Some(5 + 10 * DAY), None, Some(0), Some(7)]).with_timezone("UTC"));
+        let times: ArrayRef =
+            Arc::new(TimestampMicrosecondArray::from(vec![Some(5), Some(5 + 10 * DAY), None, Some(0), Some(7)]).with_timezone("UTC"));
         let who = text(&[Some("a"), Some("a"), Some("b"), None, Some("a")]);
         let json = r#"[{"mask": {"d": {"shift_date": {"key": "pii", "by": "who", "days": 30}},
                                "t": {"shift_date": {"key": "pii", "by": "who", "days": 30}},

@@ -130,7 +130,11 @@ impl Tokens {
 }
 
 /// An array of texts of one width (13 bytes or more), all in one buffer, NULL where `values` is NULL. `push` appends exactly `width` bytes of UTF-8.
-pub(super) fn texts(values: &StringViewArray, width: usize, push: impl Fn(&[u8], &mut Vec<u8>)) -> datafusion::error::Result<StringViewArray> {
+pub(super) fn texts(
+    values: &StringViewArray,
+    width: usize,
+    push: impl Fn(&[u8], &mut Vec<u8>),
+) -> datafusion::error::Result<StringViewArray> {
     let rows = values.len() - values.null_count();
     if width <= 12 || rows.saturating_mul(width) > i32::MAX as usize {
         return exec_err!("{rows} masked texts of {width} bytes do not fit one array");
