@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 
 use crate::error::{Complaint, Error, Result};
+use crate::route::{Action, Rule};
 use crate::steps::Scope;
 use crate::steps::expression::{column, unqualified};
 
@@ -79,6 +80,22 @@ pub struct Flag {
     /// What is wrong with such a row. Holds no value of the row.
     pub message: String,
     pub on_fail: OnFail,
+}
+
+impl From<OnFail> for Action {
+    fn from(on_fail: OnFail) -> Self {
+        match on_fail {
+            OnFail::Quarantine => Action::Quarantine,
+            OnFail::Warn => Action::Warn,
+            OnFail::Fail => Action::Fail,
+        }
+    }
+}
+
+impl From<Flag> for Rule {
+    fn from(flag: Flag) -> Self {
+        Rule { column: flag.column, rule: flag.rule, message: flag.message, flag: flag.name, action: flag.on_fail.into() }
+    }
 }
 
 /// A plan with flag columns at its end.

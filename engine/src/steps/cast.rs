@@ -285,7 +285,8 @@ mod tests {
         let json = r#"[{"cast": {"price": "int8"}}, {"sql": "select count(*) as n from input"}]"#;
         assert!(complaints(json).await[0].message.contains("after a cast"));
         let session = session();
-        let route = |plan, flags: Vec<crate::checks::Flag>| -> Result<_, Error> {
+        let route = |plan, flags: Vec<crate::checks::Flag>, next: usize| -> Result<_, Error> {
+            assert_eq!(next, 1);
             let keep = flags.iter().map(|f| crate::steps::expression::column(&f.name).is_false()).reduce(|a, b| a.and(b));
             Ok(datafusion::logical_expr::LogicalPlanBuilder::from(plan).filter(keep.unwrap())?.build()?)
         };

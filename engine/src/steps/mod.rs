@@ -62,8 +62,9 @@ impl Step {
     }
 }
 
-/// How rows with raised flags leave for quarantine.
-pub type Route<'a> = &'a (dyn Fn(LogicalPlan, Vec<Flag>) -> Result<LogicalPlan> + Send + Sync);
+/// How rows with raised flags leave for quarantine: the plan, its flags, and the index of the step that comes next (what that step and
+/// those after it mask is still in clear: `mask::sensitive(&steps[index..], keys)`).
+pub type Route<'a> = &'a (dyn Fn(LogicalPlan, Vec<Flag>, usize) -> Result<LogicalPlan> + Send + Sync);
 
 /// What a step may see while it plans.
 #[derive(Clone, Copy)]
@@ -113,7 +114,7 @@ pub async fn plan_steps(steps: &[Step], input: LogicalPlan, scope: &Scope<'_>) -
                 let complaint = Complaint::at([scope.step.to_string(), "sql".into()], message);
                 return Err(Error::pipeline(complaint.help("cast after the sql step, or use try_cast in the query")));
             };
-            plan = expression::unqualified(route(plan, std::mem::take(&mut flags))?)?;
+            plan = expression::unqualified(route(plan, std::mem::take(&mut flags), scope.step)?)?;
         }
         plan = transform.plan(plan, &scope).await.map_err(|e| under(e, &[&scope.step.to_string()]))?;
         flags.extend(transform.flags(scope.step));

@@ -14,38 +14,57 @@ use super::sha::{Sha256, hex, push_hex};
 use super::tokenize::{mask_views, texts};
 use super::{Column, TextMask, constant_text};
 use crate::error::Complaint;
-use crate::keys::Secret;
+use crate::keys::{Keys, Secret};
 
 /// A salted SHA-256 digest, 64 hex digits. Whoever has the salt can test guesses; prefer `tokenize` where values are few or guessable.
 ///
 /// ```yaml
-/// document: {hash: {salt: "${secret:env://HASH_SALT}"}}
+/// document: {hash: {key: pii}}             # the salt is a secret, one of `keys`
+/// sku: {hash: {salt: "2024-catalogue"}}    # the salt stands in the pipeline
 /// ```
-#[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Default, serde::Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Hash {
     /// Put before each value. Columns that are to be joined need the same salt.
-    #[serde(deserialize_with = "secret")]
-    #[schemars(with = "String")]
-    pub salt: Secret,
+    #[serde(default, deserialize_with = "secret")]
+    #[schemars(with = "Option<String>")]
+    pub salt: Option<Secret>,
+    /// Name of a key under `keys` that is the salt.
+    pub key: Option<String>,
 }
 
-fn secret<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-    String::deserialize(deserializer).map(Secret::new)
+fn secret<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(Secret::new))
 }
 
 impl Hash {
-    pub(super) fn expression(&self, column: Column<'_>) -> Result<Expr, Vec<Complaint>> {
-        if self.salt.reveal().is_empty() {
-            return Err(vec![column.complaint(&["hash", "salt"], "the salt is empty").help("give some random text, best as a secret")]);
+    pub(super) fn expression(&self, column: Column<'_>, keys: &Keys) -> Result<Expr, Vec<Complaint>> {
+        let mut found = vec![];
+        match (&self.salt, &self.key) {
+            (None, Some(key)) if keys.get(key).is_none() => found.push(column.missing_key("hash", key, keys)),
+            (None, Some(_)) => {}
+            (Some(salt), None) if !salt.reveal().is_empty() => {}
+            (Some(_), None) => found.push(column.complaint(&["hash", "salt"], "the salt is empty").help("give some text, or `key: NAME`")),
+            _ => found.push(column.complaint(&["hash"], "hash takes either `key` or `salt`").help("write for example `hash: {key: pii}`")),
         }
-        let text = column.as_text().ok_or_else(|| column.wrong_type("hash", "strings and integers"))?;
-        Ok(udf(Some(self.salt.clone())).call(vec![text]))
+        let text = match column.as_text() {
+            Some(text) if found.is_empty() => text,
+            Some(_) => return Err(found),
+            None => {
+                found.extend(column.wrong_type("hash", "strings and integers"));
+                return Err(found);
+            }
+        };
+        Ok(udf(self.secret(keys)).call(vec![text]))
     }
 
-    pub(super) fn text(&self) -> TextMask {
-        let hasher = Sha256::after(self.salt.reveal());
-        Arc::new(move |value| Some(hex(&hasher.digest(value.as_bytes()))))
+    pub(super) fn text(&self, keys: &Keys) -> Option<TextMask> {
+        let hasher = Sha256::after(self.secret(keys)?.reveal());
+        Some(Arc::new(move |value| Some(hex(&hasher.digest(value.as_bytes())))))
+    }
+
+    fn secret(&self, keys: &Keys) -> Option<Secret> {
+        self.salt.clone().or_else(|| keys.get(self.key.as_deref()?).cloned())
     }
 }
 
@@ -103,6 +122,12 @@ mod tests {
         let out = run(r#"[{"mask": {"name": {"hash": {"salt": "salt"}}}}]"#).await.unwrap();
         assert!(out.contains("43e65e7f7ea7c28977d9a35c20b581e4ef68c04bb062306cce46e9b51a88910a,1,f,1"), "{out}");
         assert!(out.contains("\n,,f,3"), "{out}");
-        assert!(!complaints(r#"[{"mask": {"name": {"hash": {"salt": ""}}}}]"#).await.is_empty());
+        let by_key = run(r#"[{"mask": {"name": {"hash": {"key": "pii"}}}}]"#).await.unwrap();
+        let by_salt = run(r#"[{"mask": {"name": {"hash": {"salt": "key"}}}}]"#).await.unwrap();
+        assert_eq!(by_key, by_salt);
+        for wrong in [r#"{"salt": ""}"#, r#"{"salt": "a", "key": "pii"}"#, r#"{"key": "pi"}"#, "{}"] {
+            let found = complaints(&format!(r#"[{{"mask": {{"name": {{"hash": {wrong}}}}}}}]"#)).await;
+            assert_eq!(found.len(), 1, "{found:?}");
+        }
     }
 }

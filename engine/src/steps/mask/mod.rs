@@ -16,6 +16,8 @@ use async_trait::async_trait;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::prelude::SessionContext;
 
+use crate::conform::Sensitive;
+pub use crate::conform::TextMask;
 use crate::error::{Complaint, Result};
 use crate::keys::{Keys, Secret};
 use crate::steps::config::Entries;
@@ -30,7 +32,7 @@ use crate::steps::{Scope, Step, Transform, sql, verdict};
 ///     phone: {redact: {keep_last: 4}}
 ///     birth_date: {shift_date: {key: pii, by: customer_email, days: 30}}
 ///     salary: {generalize: {bucket: 1000}}
-///     note: {"null": true}
+///     note: {null: true}
 /// ```
 #[derive(Debug, Clone, serde::Deserialize, schemars::JsonSchema)]
 #[serde(transparent)]
@@ -54,16 +56,13 @@ pub enum Mask {
     Generalize(generalize::Generalize),
 }
 
-/// A mask of text, outside of a plan. `None`: the value has to go.
-pub type TextMask = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
-
 impl Mask {
     /// The mask as a function on raw text, for records in quarantine. `None` where there is none (a raw date cannot be shifted without its
     /// subject, a key is missing): such a value must be left out altogether.
     pub fn text(&self, keys: &Keys) -> Option<TextMask> {
         match self {
             Mask::Tokenize(mask) => mask.text(keys),
-            Mask::Hash(mask) => Some(mask.text()),
+            Mask::Hash(mask) => mask.text(keys),
             Mask::Null(_) => Some(Arc::new(|_| None)),
             Mask::Redact(mask) => Some(mask.text()),
             Mask::ShiftDate(_) => None,
@@ -74,7 +73,7 @@ impl Mask {
     fn expression(&self, column: Column<'_>, keys: &Keys) -> Result<Expr, Vec<Complaint>> {
         match self {
             Mask::Tokenize(mask) => mask.expression(column, keys),
-            Mask::Hash(mask) => mask.expression(column),
+            Mask::Hash(mask) => mask.expression(column, keys),
             Mask::Null(true) => Ok(cast(Expr::Literal(datafusion::common::ScalarValue::Null, None), column.ty.clone())),
             Mask::Null(false) => {
                 Err(vec![column.complaint(&["null"], "`null: false` masks nothing").help("write `null: true`, or remove the column here")])
@@ -199,6 +198,16 @@ pub fn masked_columns(steps: &[Step]) -> Vec<(String, &Mask)> {
     found
 }
 
+/// What `conform` and `route` must not show of rows that stand before `steps[0]`: the columns that these steps mask, each with its mask
+/// over text where there is one.
+pub fn sensitive(steps: &[Step], keys: &Keys) -> Sensitive {
+    let mut sensitive = Sensitive::default();
+    for (column, mask) in masked_columns(steps) {
+        sensitive.columns.entry(column).or_insert_with(|| mask.text(keys));
+    }
+    sensitive
+}
+
 /// The key under its name, or why there is none, for functions called from SQL.
 fn key<'a>(keys: &'a Keys, name: &str, function: &str) -> datafusion::error::Result<&'a Secret> {
     keys.get(name).ok_or_else(|| {
@@ -267,6 +276,9 @@ mod tests {
         );
         let names: Vec<String> = masked_columns(&steps).into_iter().map(|(n, _)| n).collect();
         assert_eq!(names, ["mail", "full", "first", "Last"]);
+        let sensitive = sensitive(&steps, keys());
+        assert!(sensitive.columns["mail"].as_ref().and_then(|mask| mask("a@b")).is_some_and(|t| t.starts_with('k')));
+        assert_eq!(sensitive.columns["first"].as_ref().and_then(|mask| mask("ann")), None);
     }
 
     #[tokio::test]
