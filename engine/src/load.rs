@@ -47,7 +47,7 @@ pub async fn assemble(input: LogicalPlan, spec: &LoadSpec<'_>, scope: &Scope<'_>
         _ => (spec.steps, None),
     };
     let sensitive = spec.sensitive.clone();
-    let leave = move |plan, flags| Ok(route(plan, rules(flags), sensitive.clone(), "steps"));
+    let leave = move |plan, flags, _step: usize| Ok(route(plan, rules(flags), sensitive.clone(), "steps"));
     let scope = &Scope { route: Some(&leave), ..*scope };
     let planned = steps::plan_steps(before, input, scope).await.map_err(|e| under(e, &["steps"]))?;
 

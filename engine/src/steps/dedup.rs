@@ -1,9 +1,11 @@
 //! The step `dedup`: what users write, and its checks. The work is done in `crate::dedup`.
 
+use async_trait::async_trait;
 use datafusion::logical_expr::LogicalPlan;
 
 use crate::dedup::{Dedup, Order, Ties, dedup};
 use crate::error::{Complaint, Error, Result};
+use crate::steps::{Scope, Transform, under};
 
 /// Keeps one row of each key: the first in the given order. Rows that are the same in every column count as one.
 ///
@@ -24,6 +26,13 @@ pub struct DedupStep {
     /// them) or `any` (the same, not counted).
     #[serde(default)]
     pub ties: Ties,
+}
+
+#[async_trait]
+impl Transform for DedupStep {
+    async fn plan(&self, input: LogicalPlan, _scope: &Scope<'_>) -> Result<LogicalPlan> {
+        DedupStep::plan(self, input).map_err(|e| under(e, &["dedup"]))
+    }
 }
 
 impl DedupStep {
