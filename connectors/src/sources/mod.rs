@@ -314,7 +314,7 @@ mod tests {
     fn complaints_name_their_key() {
         let bad = spec(r#"{"csv": {"path": "a[.csv", "min_age": "soon", "quote": ",", "comment": "//"}}"#);
         let places: Vec<String> = bad.validate().iter().map(|c| c.place.path.join(".")).collect();
-        assert_eq!(places, ["csv.min_age", "csv.path", "csv.quote", "csv.comment"]);
+        assert_eq!(places, ["csv.min_age", "csv.path", "csv.comment", "csv.quote"]);
     }
 
     #[test]
