@@ -327,7 +327,13 @@ fn find_close(dialect: &Dialect, newline: u8, buf: &[u8], mark: &impl Fn(usize) 
             }
             [b, ..] if *b == newline => Close::At(e),
             [b'\r', b, ..] if newline == b'\n' && *b == b'\n' => Close::At(e),
-            [b'\r'] if newline == b'\n' => if eof { Close::At(e) } else { Close::Open },
+            [b'\r'] if newline == b'\n' => {
+                if eof {
+                    Close::At(e)
+                } else {
+                    Close::Open
+                }
+            }
             _ if rest.starts_with(&dialect.delimiter) => Close::At(e),
             _ if !eof && dialect.delimiter.starts_with(rest) => Close::Open,
             _ => Close::Bad,

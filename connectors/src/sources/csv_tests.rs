@@ -43,8 +43,7 @@ fn shown(batch: &RecordBatch, contract: &Contract) -> Vec<String> {
     let lines = batch["_line"].as_primitive::<Int64Type>();
     let mut rows: Vec<(String, i64, String)> = (0..batch.num_rows())
         .map(|row| {
-            let values: Vec<String> =
-                contract.columns.iter().map(|c| text(batch, &c.name, row).unwrap_or_else(|| "~".into())).collect();
+            let values: Vec<String> = contract.columns.iter().map(|c| text(batch, &c.name, row).unwrap_or_else(|| "~".into())).collect();
             let line = lines.value(row);
             let shown = match text(batch, "_malformed", row) {
                 None => format!("{line}: {}", values.join("|")),
@@ -143,7 +142,11 @@ async fn bytes_that_are_no_text() {
     let rows = ok("", "a b", b"a,b\n1,caf\xE9\n2,\xC3\xA9 ok\n3,\"\xFF\n\"\n".to_vec()).await;
     assert_eq!(
         rows,
-        ["2! not valid utf-8 at byte 6 of the record <1,caf\u{FFFD}>", "3: 2|é ok", "4! not valid utf-8 at byte 4 of the record <3,\"\u{FFFD}\n\">"]
+        [
+            "2! not valid utf-8 at byte 6 of the record <1,caf\u{FFFD}>",
+            "3: 2|é ok",
+            "4! not valid utf-8 at byte 4 of the record <3,\"\u{FFFD}\n\">"
+        ]
     );
     let utf16: Vec<u8> = "a,b\n1,".encode_utf16().chain([0xD800, 10]).chain("2,é".encode_utf16()).flat_map(u16::to_le_bytes).collect();
     let rows = ok(r#""encoding": "utf-16le""#, "a b", utf16).await;
@@ -157,7 +160,8 @@ async fn delimiters_and_nulls() {
     assert_eq!(ok(r#""delimiter": "\\t""#, "a b", "a\tb\n1\t2\n").await, ["2: 1|2"]);
     let rows = ok(r#""delimiter": "||""#, "a b", "a||b\n|x||\"||\"\n\"y\"||z|\n1|||2\n\"p\"|q||r\n").await;
     assert_eq!(rows, ["2: |x|||", "3: y|z|", "4: 1||2", "5! text follows the closing quote of field 1 <\"p\"|q||r>"]);
-    let rows = ok(r#""null_values": ["NULL", "a text longer than a view"]"#, "a b", "a,b\nNULL,\n\"NULL\",a text longer than a view\n").await;
+    let rows =
+        ok(r#""null_values": ["NULL", "a text longer than a view"]"#, "a b", "a,b\nNULL,\n\"NULL\",a text longer than a view\n").await;
     assert_eq!(rows, ["2: ~|", "3: ~|~"]);
     assert_eq!(ok(r#""null_values": []"#, "a b", "a,b\n,\nx\n").await, ["2: |", "3! 1 field where the header has 2 <x>"]);
 }
