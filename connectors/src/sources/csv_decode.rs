@@ -442,7 +442,7 @@ impl Made<'_> {
             ([one], true) => BooleanBuffer::collect_bool(self.count, |i| views[i] != *one),
             (_, true) => BooleanBuffer::collect_bool(self.count, |i| !short.contains(&views[i])),
             _ => BooleanBuffer::collect_bool(self.count, |i| {
-                !short.contains(&views[i]) && !(views[i] as u32 as usize > INLINE && long.iter().any(|l| l == array.value(i)))
+                !(short.contains(&views[i]) || views[i] as u32 as usize > INLINE && long.iter().any(|l| l == array.value(i)))
             }),
         };
         if !self.bad.is_empty() {
