@@ -483,7 +483,8 @@ pub(crate) mod tests {
     #[tokio::test]
     async fn every_encoding() {
         let text = "año,naïve €\n";
-        let utf16 = |le: bool| -> Vec<u8> { text.encode_utf16().flat_map(|u| if le { u.to_le_bytes() } else { u.to_be_bytes() }).collect() };
+        let utf16 =
+            |le: bool| -> Vec<u8> { text.encode_utf16().flat_map(|u| if le { u.to_le_bytes() } else { u.to_be_bytes() }).collect() };
         let with = |mark: &[u8], body: Vec<u8>| [mark.to_vec(), body].concat();
         let cases = [
             (Encoding::Utf8, text.as_bytes().to_vec()),

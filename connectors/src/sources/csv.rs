@@ -2,8 +2,8 @@
 //!
 //! Cutting is `csv_split`, decoding `csv_decode`, finding bytes `csv_scan`. The rules that both cutting and decoding follow:
 //! a quote opens a field only at its start; a quoted field ends at a quote that the delimiter, the line's end or the file's end follows;
-//! text after that quote, or no such quote within [`Dialect::limit`] bytes, costs the record's first physical line only, and
-//! reading resumes on the next line.
+//! text after that quote, or no such quote (a record with line breaks in quotes must end within [`Dialect::limit`] bytes), costs
+//! the record's first physical line only, and reading resumes on the next line.
 
 use std::sync::{Arc, OnceLock};
 
@@ -125,7 +125,10 @@ impl CsvSpec {
         let mut one_byte = |key: &str, text: &str, may_be_empty: bool| {
             if (text.len() != 1 || !text.is_ascii() || text == "\n" || text == "\r") && !(may_be_empty && text.is_empty()) {
                 let none = if may_be_empty { ", or `\"\"` for none" } else { "" };
-                complaints.push(Complaint::at([key], format!("`{text}` is not one ASCII character")).help(format!("write one such as `\"`, `'` or `#`{none}")));
+                complaints.push(
+                    Complaint::at([key], format!("`{text}` is not one ASCII character"))
+                        .help(format!("write one such as `\"`, `'` or `#`{none}")),
+                );
             }
         };
         one_byte("quote", &self.quote, true);
@@ -137,11 +140,15 @@ impl CsvSpec {
         }
         let delimiter = self.delimiter();
         if delimiter.is_empty() || delimiter.contains(['\n', '\r']) {
-            complaints.push(Complaint::at(["delimiter"], "a delimiter is one or more characters, and no line break").help("write `,`, `;`, `\"\\t\"` or `|`"));
+            complaints.push(
+                Complaint::at(["delimiter"], "a delimiter is one or more characters, and no line break")
+                    .help("write `,`, `;`, `\"\\t\"` or `|`"),
+            );
         }
         for (key, text) in [("quote", Some(&self.quote)), ("escape", self.escape.as_ref()), ("comment", self.comment.as_ref())] {
             if let Some(text) = text.filter(|t| !t.is_empty() && delimiter.contains(t.as_str())) {
-                complaints.push(Complaint::at([key], format!("the {key} `{text}` is in the delimiter `{delimiter}`")).help("they must differ"));
+                complaints
+                    .push(Complaint::at([key], format!("the {key} `{text}` is in the delimiter `{delimiter}`")).help("they must differ"));
             }
         }
         if let Some(comment) = self.comment.as_ref().filter(|c| !c.is_empty() && **c == self.quote) {
@@ -302,7 +309,12 @@ impl CsvRecords {
         for (position, name) in header.iter().enumerate() {
             if let Some(first) = exact.insert(name, position) {
                 return Err(Error::data(
-                    format!("`{}`: the header names the column `{name}` twice, as field {} and field {}", source.path, first + 1, position + 1),
+                    format!(
+                        "`{}`: the header names the column `{name}` twice, as field {} and field {}",
+                        source.path,
+                        first + 1,
+                        position + 1
+                    ),
                     "rename one of them in the file, or read it with `header: false` and `skip_lines: 1`",
                 ));
             }
@@ -319,7 +331,12 @@ impl CsvRecords {
                         (0..header.len()).filter(|p| !taken[*p] && header[*p].to_lowercase() == wanted.to_lowercase()).collect();
                     if alike.len() > 1 && !is_constant(i) {
                         return Err(Error::data(
-                            format!("`{}`: the column `{wanted}` may be field {} or field {}, which differ in case only", source.path, alike[0] + 1, alike[1] + 1),
+                            format!(
+                                "`{}`: the column `{wanted}` may be field {} or field {}, which differ in case only",
+                                source.path,
+                                alike[0] + 1,
+                                alike[1] + 1
+                            ),
                             "write the column's name in the contract exactly as in the file",
                         ));
                     }
@@ -346,7 +363,10 @@ impl CsvRecords {
                         warn(ledger, format!("files without the column `{name}`: it was filled with NULL (on_missing_column: ignore)"));
                     }
                     if missing.len() == columns.len() {
-                        warn(ledger, format!("files with none of the contract's columns, not even `{name}`: check `header` and `delimiter`"));
+                        warn(
+                            ledger,
+                            format!("files with none of the contract's columns, not even `{name}`: check `header` and `delimiter`"),
+                        );
                     }
                 }
             }
@@ -375,7 +395,8 @@ impl CsvRecords {
     fn lacks(&self, file: &SourceFile, missing: &[&str], header: &[String]) -> Error {
         let names = missing.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
         let (column, it) = if missing.len() == 1 { ("column", "it") } else { ("columns", "them") };
-        let mut help = format!("take {it} out of the contract, set `schema.on_missing_column: ignore` to fill {it} with NULL, or mend the file");
+        let mut help =
+            format!("take {it} out of the contract, set `schema.on_missing_column: ignore` to fill {it} with NULL, or mend the file");
         if let [only] = header
             && let Some(other) = [';', '\t', '|', ','].into_iter().find(|c| only.contains(*c))
         {

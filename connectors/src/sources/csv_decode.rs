@@ -289,7 +289,15 @@ impl Rows<'_> {
 
     /// Reads the quoted field that opens at entry `i`, and moves `i` to the delimiter or line break behind it, whose place it returns.
     /// The error: whether text follows the closing quote (else there is none).
-    fn quoted(&mut self, dialect: &Dialect, newline: u8, index: &[u32], i: &mut usize, line: &mut i64, field: usize) -> Result<usize, bool> {
+    fn quoted(
+        &mut self,
+        dialect: &Dialect,
+        newline: u8,
+        index: &[u32],
+        i: &mut usize,
+        line: &mut i64,
+        field: usize,
+    ) -> Result<usize, bool> {
         let text = self.text;
         let open = index[*i] as usize;
         let quote = text[open];
@@ -434,7 +442,7 @@ impl Made<'_> {
             ([one], true) => BooleanBuffer::collect_bool(self.count, |i| views[i] != *one),
             (_, true) => BooleanBuffer::collect_bool(self.count, |i| !short.contains(&views[i])),
             _ => BooleanBuffer::collect_bool(self.count, |i| {
-                !short.contains(&views[i]) && !(views[i] as u32 as usize > INLINE && long.iter().any(|l| l == array.value(i)))
+                !(short.contains(&views[i]) || views[i] as u32 as usize > INLINE && long.iter().any(|l| l == array.value(i)))
             }),
         };
         if !self.bad.is_empty() {

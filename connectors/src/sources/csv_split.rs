@@ -246,9 +246,9 @@ fn body(dialect: &Dialect, newline: u8, buf: &[u8], from: usize, eof: bool, mark
         }
         let (close, next) = find_close(dialect, newline, buf, &mark, i, eof);
         let close = match close {
-            Close::At(e) if e - record > dialect.limit => Close::TooFar,
+            // A first line is read whole, however long; the limit is for quotes that swallow further lines.
+            Close::At(e) if e - record > dialect.limit && memchr(newline, &buf[record..e]).is_some() => Close::TooFar,
             Close::Open if buf.len() - record > dialect.limit => Close::TooFar,
-            Close::Bad if mark(next).is_some_and(|e| e - record > dialect.limit) => Close::TooFar,
             Close::Open if eof => Close::Bad,
             other => other,
         };
@@ -327,7 +327,13 @@ fn find_close(dialect: &Dialect, newline: u8, buf: &[u8], mark: &impl Fn(usize) 
             }
             [b, ..] if *b == newline => Close::At(e),
             [b'\r', b, ..] if newline == b'\n' && *b == b'\n' => Close::At(e),
-            [b'\r'] if newline == b'\n' => if eof { Close::At(e) } else { Close::Open },
+            [b'\r'] if newline == b'\n' => {
+                if eof {
+                    Close::At(e)
+                } else {
+                    Close::Open
+                }
+            }
             _ if rest.starts_with(&dialect.delimiter) => Close::At(e),
             _ if !eof && dialect.delimiter.starts_with(rest) => Close::Open,
             _ => Close::Bad,

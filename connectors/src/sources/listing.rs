@@ -134,7 +134,12 @@ async fn find(store: &Arc<dyn ObjectStore>, pattern: &str, text: &str, common: C
     if files.is_empty() && !common.allow_empty {
         if !all.is_empty() {
             let near: Vec<&str> = all.iter().map(|m| below(m.location.as_ref(), pattern)).collect();
-            return Err(nothing(format!("the folder `{text}` holds no file to read (names that start with `_` or `.` are left out)"), pattern, &near, ""));
+            return Err(nothing(
+                format!("the folder `{text}` holds no file to read (names that start with `_` or `.` are left out)"),
+                pattern,
+                &near,
+                "",
+            ));
         }
         let (parent, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
         let prefix = if parent.is_empty() { None } else { Some(literal(parent)?) };

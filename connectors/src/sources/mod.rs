@@ -142,7 +142,9 @@ impl SourceSpec {
         let common = self.common();
         let mut complaints = vec![];
         if common.path.0.is_empty() || common.path.0.iter().any(|p| p.trim().is_empty()) {
-            complaints.push(Complaint::at([common.kind, "path"], "the path is empty").help("name a file, a folder or a glob such as `data/*.csv`"));
+            complaints.push(
+                Complaint::at([common.kind, "path"], "the path is empty").help("name a file, a folder or a glob such as `data/*.csv`"),
+            );
         }
         if let Err(message) = min_age(common.min_age) {
             complaints.push(Complaint::at([common.kind, "min_age"], message).help("write a number and a unit: `30s`, `5m`, `1h` or `1d`"));
@@ -352,7 +354,7 @@ mod tests {
     fn complaints_name_their_key() {
         let bad = spec(r#"{"csv": {"path": "a[.csv", "min_age": "soon", "quote": ",", "comment": "//"}}"#);
         let places: Vec<String> = bad.validate().iter().map(|c| c.place.path.join(".")).collect();
-        assert_eq!(places, ["csv.min_age", "csv.path", "csv.quote", "csv.comment"]);
+        assert_eq!(places, ["csv.min_age", "csv.path", "csv.comment", "csv.quote"]);
     }
 
     #[test]

@@ -10,8 +10,8 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::json::LineDelimitedWriter;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
-use datafusion::catalog::TableProvider;
 use bytes::Bytes;
+use datafusion::catalog::TableProvider;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt, TryStreamExt};
@@ -138,8 +138,7 @@ impl Scan for ParquetScan {
         let (files, contract, wanted) = (Arc::clone(&self.files), Arc::new(self.contract.clone()), Arc::clone(&schema));
         let counts = Arc::clone(ledger);
         let producers = Producers::spawn(threads * 2, 1, move |queue| {
-            let (files, contract, wanted, ledger) =
-                (Arc::clone(&files), Arc::clone(&contract), Arc::clone(&wanted), Arc::clone(&counts));
+            let (files, contract, wanted, ledger) = (Arc::clone(&files), Arc::clone(&contract), Arc::clone(&wanted), Arc::clone(&counts));
             Box::pin(async move {
                 for (number, file) in files.iter().enumerate() {
                     let metadata = metadata(file).await?;
@@ -225,10 +224,15 @@ impl Plan {
                 From::Offset => Arc::new(Int64Array::from_value(0, rows)),
                 From::Rescued if !self.rescue.is_empty() => {
                     let columns = self.rescue.iter().map(|c| read(*c).cloned()).collect::<Result<Vec<_>>>()?;
-                    let fields: Vec<Field> = self.rescue.iter().zip(&columns).map(|(c, a)| {
-                        let name = self.read.iter().position(|r| r == c).map(|at| batch.schema().field(at).name().clone());
-                        Field::new(name.unwrap_or_default(), a.data_type().clone(), true)
-                    }).collect();
+                    let fields: Vec<Field> = self
+                        .rescue
+                        .iter()
+                        .zip(&columns)
+                        .map(|(c, a)| {
+                            let name = self.read.iter().position(|r| r == c).map(|at| batch.schema().field(at).name().clone());
+                            Field::new(name.unwrap_or_default(), a.data_type().clone(), true)
+                        })
+                        .collect();
                     objects(&RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)?
                 }
                 From::Rescued | From::Nothing | From::Constant(None) => new_null_array(field.data_type(), rows),
@@ -278,16 +282,20 @@ fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema
             }
         }
     }
-    let columns: Vec<From> = wanted.fields().iter().map(|field| match field.name().as_str() {
-        hidden::FILE => From::File,
-        hidden::LINE => From::Line,
-        hidden::OFFSET => From::Offset,
-        hidden::RESCUED => From::Rescued,
-        name => {
-            let at = contract.columns.iter().position(|c| c.name == name);
-            at.map_or(From::Nothing, |at| std::mem::replace(&mut sources[at], From::Nothing))
-        }
-    }).collect();
+    let columns: Vec<From> = wanted
+        .fields()
+        .iter()
+        .map(|field| match field.name().as_str() {
+            hidden::FILE => From::File,
+            hidden::LINE => From::Line,
+            hidden::OFFSET => From::Offset,
+            hidden::RESCUED => From::Rescued,
+            name => {
+                let at = contract.columns.iter().position(|c| c.name == name);
+                at.map_or(From::Nothing, |at| std::mem::replace(&mut sources[at], From::Nothing))
+            }
+        })
+        .collect();
     if !columns.iter().any(|c| matches!(c, From::Rescued)) {
         rescue.clear();
     }
@@ -324,7 +332,10 @@ impl AsyncFileReader for Ranges {
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
         async move { coalesce_ranges(&ranges, |range| self.get(range), OBJECT_STORE_COALESCE_DEFAULT).await }.boxed()
     }
-    fn get_metadata<'a>(&'a mut self, options: Option<&'a ArrowReaderOptions>) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         let size = self.0.mark.size;
         let metadata = ParquetMetaDataReader::new().with_arrow_reader_options(options).with_prefetch_hint(Some(FOOTER));
         async move { Ok(Arc::new(metadata.load_and_finish(self, size).await?)) }.boxed()
@@ -377,7 +388,11 @@ fn cast(array: &ArrayRef, to: &DataType, column: &str, file: &SourceFile) -> Res
     let options = CastOptions { safe: false, ..CastOptions::default() };
     cast_with_options(array, to, &options).map_err(|_| {
         Error::data(
-            format!("`{}` has the column `{column}` as {}, other files have it as {to}, and not every value fits", file.path, array.data_type()),
+            format!(
+                "`{}` has the column `{column}` as {}, other files have it as {to}, and not every value fits",
+                file.path,
+                array.data_type()
+            ),
             "read files of different types by sources of their own",
         )
     })
@@ -414,7 +429,8 @@ mod tests {
         let names: ArrayRef = Arc::new(arrow::array::StringArray::from_iter_values((0..rows).map(|i| format!("name number {i}"))));
         let mut columns = vec![("Name", names), ("id", ids)];
         if extra {
-            columns.push(("extra", Arc::new(Float64Array::from_iter((0..rows).map(|i| (i % 2 == 0).then_some(i as f64 / 2.0)))) as ArrayRef));
+            columns
+                .push(("extra", Arc::new(Float64Array::from_iter((0..rows).map(|i| (i % 2 == 0).then_some(i as f64 / 2.0)))) as ArrayRef));
         }
         let batch = RecordBatch::try_from_iter(columns).unwrap();
         let properties = WriterProperties::builder().set_max_row_group_row_count(Some(100)).build();

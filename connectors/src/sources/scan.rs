@@ -115,10 +115,13 @@ pub struct RawScanExec {
     current: Mutex<Execution>,
 }
 
+/// A run that the first partition to be polled starts.
+type SharedRun = Arc<Mutex<Option<Arc<dyn Run>>>>;
+
 /// The execution that partitions share, and which of them have joined it.
 #[derive(Default)]
 struct Execution {
-    shared: Option<Arc<Mutex<Option<Arc<dyn Run>>>>>,
+    shared: Option<SharedRun>,
     joined: Vec<bool>,
 }
 
@@ -141,7 +144,7 @@ impl RawScanExec {
     }
 
     /// The execution to join. A partition that comes a second time begins a new one: the plan is run again.
-    fn join(&self, partition: usize) -> Arc<Mutex<Option<Arc<dyn Run>>>> {
+    fn join(&self, partition: usize) -> SharedRun {
         let mut current = self.current.lock();
         if current.shared.is_none() || current.joined.get(partition).copied().unwrap_or(true) {
             current.shared = Some(Arc::default());
