@@ -70,6 +70,10 @@ pub struct Pipeline {
     /// What holds for every table that does not say otherwise.
     #[serde(default)]
     pub defaults: Defaults,
+    /// Laid over the rest before this type is read; here so that it is a known key.
+    #[serde(default, rename = "environments")]
+    #[schemars(with = "serde_json::Value")]
+    _environments: serde::de::IgnoredAny,
 }
 
 /// Settings for every table that does not have its own.

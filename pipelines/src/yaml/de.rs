@@ -10,7 +10,10 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::{StrDeserializer, U64Deserializer};
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
+    VariantAccess, Visitor,
+};
 
 use super::node::{Kind, Node, Style, Value};
 use super::source::Span;
@@ -52,7 +55,9 @@ pub fn from_node_with<T: DeserializeOwned>(node: &Node, unavailable: Unavailable
             break;
         }
     }
-    diagnostics.extend(context.found.into_inner());
+    // A value that was wrong before it was decoded is not wrong twice.
+    let found = context.found.into_inner().without(diagnostics);
+    diagnostics.extend(found);
     value
 }
 
@@ -240,7 +245,9 @@ impl What {
             What::Missing(field) => {
                 let place = de.key.map_or(de.node.head, |key| key.span);
                 let owner = de.name().map(|n| format!(" in `{n}`")).unwrap_or_default();
-                Diagnostic::error(place, format!("missing key `{field}`{owner}")).label(format!("needs `{field}`"))
+                Diagnostic::error(place, format!("missing key `{field}`{owner}"))
+                    .label(format!("needs `{field}`"))
+                    .help(format!("add `{field}: …`"))
             }
             What::UnknownKey(name, known) => de.unknown_key("", spot, &name, known.iter().copied()),
             What::UnknownVariant(name, known) => de.unknown_variant("", spot, &name, known),
@@ -301,6 +308,11 @@ impl<'a> NodeDe<'a> {
         self.key.and_then(Node::text)
     }
 
+    /// Nothing was written. (`null` where a string or a name is wanted is that word.)
+    fn is_empty(&self) -> bool {
+        self.node.is_null() && self.node.text() == Some("")
+    }
+
     fn has_skipped_children(&self) -> bool {
         match &self.node.kind {
             Kind::Map(entries) => entries.iter().any(|(_, value)| self.context.skips(value)),
@@ -322,7 +334,9 @@ impl<'a> NodeDe<'a> {
                 .label(format!("expected {expected}"))
                 .help("secrets are only taken where the language asks for one, as `keys:` does");
         }
-        if let (Some(text), false) = (self.node.text(), self.node.is_null()) {
+        if expected.starts_with("a list") && matches!(self.node.kind, Kind::Map(_)) {
+            diagnostic = diagnostic.help("start each item with `-`, or write [a, b]");
+        } else if let Some(text) = self.node.text().filter(|t| !t.is_empty()) {
             let plain = self.node.scalar().is_some_and(|s| s.style == Style::Plain);
             if expected.starts_with("a list") && !text.contains('\n') {
                 diagnostic = diagnostic.help(format!("write it as a list: `[{text}]`"));
@@ -335,8 +349,6 @@ impl<'a> NodeDe<'a> {
             } else if expected.contains("number") && text.replace(['_', ','], "").parse::<u64>().is_ok() && text.contains(['_', ',']) {
                 diagnostic = diagnostic.help(format!("write digits only: `{}`", text.replace(['_', ','], "")));
             }
-        } else if self.node.is_null() && !self.node.span.is_empty() && expected.contains("string") {
-            diagnostic = diagnostic.help("for these letters as text, put them in quotes");
         }
         diagnostic
     }
@@ -354,7 +366,8 @@ impl<'a> NodeDe<'a> {
             // The value of a variable is not shown: it may be what somebody keeps out of the file.
             Kind::Scalar(scalar) if scalar.replaced.is_some() => "another value in the variable".to_owned(),
             Kind::Scalar(scalar) => match scalar.value() {
-                Value::Null => "nothing".to_owned(),
+                Value::Null if scalar.text.is_empty() => "nothing".to_owned(),
+                Value::Null => format!("`{}`", scalar.text),
                 Value::Bool(value) => format!("`{value}`"),
                 Value::Int(_) | Value::Float(_) => format!("the number {}", scalar.text),
                 Value::Text(text) if text.chars().count() <= 40 && !text.contains('\n') => format!("the string \"{text}\""),
@@ -407,7 +420,9 @@ impl<'a> NodeDe<'a> {
     fn seq<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.node.kind {
             Kind::List(items) => visitor.visit_seq(Items { de: self, items: items.iter() }).map_err(|e: Fault| e.placed(&self)),
-            Kind::Scalar(_) if self.node.is_null() => visitor.visit_seq(Items { de: self, items: [].iter() }).map_err(|e: Fault| e.placed(&self)),
+            Kind::Scalar(_) if self.is_empty() => {
+                visitor.visit_seq(Items { de: self, items: [].iter() }).map_err(|e: Fault| e.placed(&self))
+            }
             _ => {
                 // Asking the visitor for one element tells what the list is a list of.
                 let hint = RefCell::new("");
@@ -421,12 +436,13 @@ impl<'a> NodeDe<'a> {
     fn map<'de, V: Visitor<'de>>(self, fields: Option<(&'static str, &'static [&'static str])>, visitor: V) -> Result<V::Value, Fault> {
         let entries = match &self.node.kind {
             Kind::Map(entries) => entries.iter(),
-            Kind::Scalar(_) if self.node.is_null() => [].iter(),
+            Kind::Scalar(_) if self.is_empty() => [].iter(),
             _ => {
                 return match fields {
                     Some((_, fields)) if !fields.is_empty() => {
-                        let few = fields.iter().copied().take(6);
-                        let keys = format!("write its keys ({}) below it or in {{ }}", listing(few) + if fields.len() > 6 { ", …" } else { "" });
+                        let few: Vec<String> = fields.iter().take(6).map(|f| format!("`{f}`")).collect();
+                        let more = if fields.len() > 6 { ", …" } else { "" };
+                        let keys = format!("write its keys ({}{more}) below it or in {{ }}", few.join(", "));
                         Err(Fault::told(self.node, Some(self.mismatch("a map").help(keys))))
                     }
                     _ => self.fail("a map"),
@@ -535,7 +551,7 @@ impl<'de> Deserializer<'de> for NodeDe<'_> {
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.node.text() {
-            Some(text) if !self.node.is_null() => visitor.visit_str(text).map_err(|e: Fault| e.placed(&self)),
+            Some(text) if !self.is_empty() => visitor.visit_str(text).map_err(|e: Fault| e.placed(&self)),
             _ => self.fail("a string"),
         }
     }
@@ -572,7 +588,7 @@ impl<'de> Deserializer<'de> for NodeDe<'_> {
             Kind::Secret(reference) => visitor.visit_str(reference).map_err(|e: Fault| e.placed(&self)),
             _ => {
                 let by_variable = self.node.scalar().is_some_and(|s| s.replaced.is_some());
-                if !by_variable {
+                if !by_variable && self.node.text().is_none_or(|t| !t.contains("${")) {
                     self.context.found.borrow_mut().conceal(self.node.span);
                 }
                 let diagnostic = Diagnostic::error(self.node.spot(self.key), "a secret must not stand in the pipeline itself")
@@ -620,7 +636,7 @@ impl<'de> Deserializer<'de> for NodeDe<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         let (tag, payload) = match &self.node.kind {
-            Kind::Scalar(_) if !self.node.is_null() => (self.node, None),
+            Kind::Scalar(_) if !self.is_empty() => (self.node, None),
             Kind::Map(entries) if entries.len() == 1 => (&entries[0].0, Some(&entries[0].1)),
             Kind::Map(entries) if entries.len() > 1 => {
                 let names: Vec<&str> = entries.iter().filter_map(|(key, _)| key.text()).collect();
@@ -632,10 +648,12 @@ impl<'de> Deserializer<'de> for NodeDe<'_> {
                     }
                     _ => "keep one; in a list, start each with its own `-`".to_owned(),
                 };
-                let mut diagnostic =
-                    Diagnostic::error(entries[1].0.span, format!("expected one name, found {}: {}", names.len(), listing(names.iter().copied())))
-                        .label("a second name")
-                        .help(help);
+                let mut diagnostic = Diagnostic::error(
+                    entries[1].0.span,
+                    format!("expected one name, found {}: {}", names.len(), listing(names.iter().copied())),
+                )
+                .label("a second name")
+                .help(help);
                 diagnostic = diagnostic.related(entries[0].0.span, "the first");
                 return Err(Fault::told(self.node, Some(diagnostic)));
             }
@@ -794,12 +812,13 @@ impl<'de> VariantAccess<'de> for Payload<'_> {
 
     fn unit_variant(self) -> Result<(), Fault> {
         match self.node {
-            Some(node) if !node.is_null() && !(node.entries().is_empty() && node.items().is_empty() && node.scalar().is_none()) => {
+            Some(node) if !node.is_null() && !node.is_empty_collection() => {
                 let de = NodeDe::new(self.de.context, node, Some(self.tag));
                 let name = self.tag.text().unwrap_or_default();
-                let diagnostic = Diagnostic::error(node.spot(Some(self.tag)), format!("`{name}` takes no settings, found {}", de.describe()))
-                    .label("nothing may stand here")
-                    .help(format!("write just `{name}`"));
+                let diagnostic =
+                    Diagnostic::error(node.spot(Some(self.tag)), format!("`{name}` takes no settings, found {}", de.describe()))
+                        .label("nothing may stand here")
+                        .help(format!("write just `{name}`"));
                 Err(Fault::told(node, Some(diagnostic)))
             }
             _ => Ok(()),
