@@ -80,6 +80,16 @@ impl Diagnostics {
         self.secret.extend(other.secret);
     }
 
+    /// Leaves out what lies within an error of `earlier`, or around it.
+    pub fn without(mut self, earlier: &Diagnostics) -> Self {
+        let inside = |a: Span, b: Span| a.source == b.source && a.start >= b.start && a.end <= b.end;
+        self.list.retain(|d| {
+            let errors = earlier.list.iter().filter(|e| e.severity == Severity::Error);
+            !errors.filter_map(|e| e.span).any(|e| d.span.is_some_and(|d| inside(d, e) || inside(e, d)))
+        });
+        self
+    }
+
     /// The text at `span` is shown as asterisks from now on.
     pub fn conceal(&mut self, span: Span) {
         self.secret.push(span);
@@ -132,9 +142,11 @@ impl Diagnostics {
         let mut group = Group::with_title(level.primary_title(&diagnostic.message));
         // One snippet per source: the one with the carets first.
         let mut places: Vec<(usize, Vec<Annotation<'_>>)> = vec![];
-        let marks = diagnostic.span.iter().map(|s| (AnnotationKind::Primary, *s, diagnostic.label.as_deref())).chain(
-            diagnostic.related.iter().map(|(s, label)| (AnnotationKind::Context, *s, Some(label.as_str()))),
-        );
+        let marks = diagnostic
+            .span
+            .iter()
+            .map(|s| (AnnotationKind::Primary, *s, diagnostic.label.as_deref()))
+            .chain(diagnostic.related.iter().map(|(s, label)| (AnnotationKind::Context, *s, Some(label.as_str()))));
         for (kind, span, label) in marks {
             let annotation = kind.span(span.start..span.end).label(label);
             match places.iter_mut().find(|(source, _)| *source == span.source) {

@@ -31,12 +31,6 @@ pub(crate) const UNAVAILABLE: Unavailable<'static> = &[
     ("WriteSpec", "scd2"),
     ("WriteSpec", "bitemporal"),
     ("WriteSpec", "snapshot"),
-    ("MaskSpec", "encrypt"),
-    ("MaskSpec", "fpe"),
-    ("MaskSpec", "substitute"),
-    ("MaskSpec", "scramble"),
-    ("MaskSpec", "noise"),
-    ("MaskSpec", "redact_text"),
     ("Mask", "encrypt"),
     ("Mask", "fpe"),
     ("Mask", "substitute"),
@@ -70,6 +64,10 @@ pub struct Pipeline {
     /// What holds for every table that does not say otherwise.
     #[serde(default)]
     pub defaults: Defaults,
+    /// Laid over the rest before this type is read; here so that it is a known key.
+    #[serde(default, rename = "environments")]
+    #[schemars(with = "serde_json::Value")]
+    _environments: serde::de::IgnoredAny,
 }
 
 /// Settings for every table that does not have its own.

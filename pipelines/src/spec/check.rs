@@ -8,15 +8,15 @@ use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean, listing};
 use crate::yaml::{Kind, Node};
 
 pub(super) fn check(root: &Node, diagnostics: &mut Diagnostics) {
-    let names = |key: &str| -> Vec<&str> { root.get(key).map(|n| n.entries().iter().filter_map(|(k, _)| k.text()).collect()).unwrap_or_default() };
+    let names =
+        |key: &str| -> Vec<&str> { root.get(key).map(|n| n.entries().iter().filter_map(|(k, _)| k.text()).collect()).unwrap_or_default() };
     let (sources, tables, keys) = (names("sources"), names("tables"), names("keys"));
     if let Some((key, node)) = root.entry("tables")
         && tables.is_empty()
         && (node.is_null() || matches!(node.kind, Kind::Map(_)))
     {
-        diagnostics.push(
-            Diagnostic::error(key.span, "the pipeline has no table").label("empty").help("add one: `silver.orders: {from: orders}`"),
-        );
+        diagnostics
+            .push(Diagnostic::error(key.span, "the pipeline has no table").label("empty").help("add one: `silver.orders: {from: orders}`"));
     }
     for (key, table) in root.get("tables").map(Node::entries).unwrap_or_default() {
         let scope = Scope { sources: &sources, tables: &tables, keys: &keys, key, table };
@@ -49,7 +49,9 @@ impl Scope<'_> {
         let fixed: Vec<String> = parts.iter().map(|p| identifier(p)).collect();
         diagnostics.push(diagnostic.help(match fixed.as_slice() {
             [one] if !one.is_empty() => format!("name its layer: `silver.{one}`"),
-            [layer, name] if is_identifier(layer) && is_identifier(name) => format!("use lower case letters, digits and `_`: `{layer}.{name}`"),
+            [layer, name] if is_identifier(layer) && is_identifier(name) => {
+                format!("use lower case letters, digits and `_`: `{layer}.{name}`")
+            }
             _ => "write a layer and a name in lower case letters, digits and `_`, such as `silver.orders`".to_owned(),
         }));
     }
@@ -106,10 +108,13 @@ impl Scope<'_> {
                 entries[..at].iter().find(|(k, _)| k.text().is_some_and(|k| k.to_lowercase() == name.to_lowercase()))
             {
                 diagnostics.push(
-                    Diagnostic::error(key.span, format!("the columns `{}` and `{name}` differ in case only", first.text().unwrap_or_default()))
-                        .label("again here")
-                        .related(first.span, "first here")
-                        .help("rename one: many readers of tables do not tell upper from lower case"),
+                    Diagnostic::error(
+                        key.span,
+                        format!("the columns `{}` and `{name}` differ in case only", first.text().unwrap_or_default()),
+                    )
+                    .label("again here")
+                    .related(first.span, "first here")
+                    .help("rename one: many readers of tables do not tell upper from lower case"),
                 );
             }
         }
@@ -137,7 +142,7 @@ impl Scope<'_> {
     fn write(&self, diagnostics: &mut Diagnostics) {
         let Some(write) = self.table.get("write") else { return };
         let mode = write.text().or_else(|| write.entries().first().and_then(|(k, _)| k.text()));
-        let partitioned = self.table.get("partition_by").is_some_and(|p| !p.is_null() && !(p.items().is_empty() && p.scalar().is_none()));
+        let partitioned = self.table.get("partition_by").is_some_and(|p| !p.is_null() && (p.scalar().is_some() || !p.items().is_empty()));
         if mode == Some("replace_partitions") && !partitioned {
             diagnostics.push(
                 Diagnostic::error(write.head, "`replace_partitions` needs a partitioned table")

@@ -12,6 +12,7 @@ use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::yaml::{self, Node, Sources, Unset};
 
 /// What the command line says about how to read a pipeline.
+#[allow(missing_debug_implementations)] // holds a function
 pub struct LoadOptions<'a> {
     /// `--env NAME`.
     pub env: Option<&'a str>,

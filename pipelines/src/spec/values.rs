@@ -47,7 +47,8 @@ impl std::str::FromStr for ByteSize {
             "t" => 40,
             _ => return Err(format!("`{text}` is not a size\nhelp: write a number and a unit, such as 128MB or 1GB")),
         };
-        let number: f64 = text[..digits].parse().map_err(|_| format!("`{text}` is not a size\nhelp: write a number and a unit, such as 128MB or 1GB"))?;
+        let number: f64 =
+            text[..digits].parse().map_err(|_| format!("`{text}` is not a size\nhelp: write a number and a unit, such as 128MB or 1GB"))?;
         let bytes = number * (1u64 << shift) as f64;
         if bytes < 1.0 || bytes > i64::MAX as f64 {
             return Err(format!("the size `{text}` is out of range\nhelp: write a number and a unit, such as 128MB or 1GB"));
@@ -59,7 +60,11 @@ impl std::str::FromStr for ByteSize {
 impl std::str::FromStr for MaxRejected {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("`{text}` is neither a share nor a number of rows\nhelp: write a share of the rows read, such as 1%, or a number of rows, such as 1000");
+        let bad = || {
+            format!(
+                "`{text}` is neither a share nor a number of rows\nhelp: write a share of the rows read, such as 1%, or a number of rows, such as 1000"
+            )
+        };
         match text.trim().strip_suffix('%') {
             Some(percent) => match percent.trim().parse::<f64>() {
                 Ok(percent) if (0.0..=100.0).contains(&percent) => Ok(MaxRejected::Share(percent / 100.0)),
@@ -75,7 +80,10 @@ impl std::str::FromStr for Zone {
     fn from_str(text: &str) -> Result<Self, String> {
         text.parse().map(Zone).map_err(|_| {
             let near = did_you_mean(text, chrono_tz::TZ_VARIANTS.iter().map(|z| z.name()));
-            let help = near.map_or_else(|| "write an IANA name, such as UTC or America/Sao_Paulo".to_owned(), |near| format!("did you mean `{near}`?"));
+            let help = near.map_or_else(
+                || "write an IANA name, such as UTC or America/Sao_Paulo".to_owned(),
+                |near| format!("did you mean `{near}`?"),
+            );
             format!("`{text}` is not a known time zone\nhelp: {help}")
         })
     }
@@ -205,7 +213,8 @@ impl<'de> Deserialize<'de> for ColumnSpec {
                 Ok(ColumnSpec { ty, required: false, formats, timezone: None, path: None, description: None, tags })
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ColumnSpec, A::Error> {
-                let Column { ty, required, format, timezone, path, description, tags } = Column::deserialize(MapAccessDeserializer::new(map))?;
+                let Column { ty, required, format, timezone, path, description, tags } =
+                    Column::deserialize(MapAccessDeserializer::new(map))?;
                 Ok(ColumnSpec { ty, required, formats: format, timezone, path, description, tags })
             }
         }

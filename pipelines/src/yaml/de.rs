@@ -6,18 +6,23 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
-use std::fmt;
-use std::marker::PhantomData;
 
 use serde::de::value::{StrDeserializer, U64Deserializer};
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected, VariantAccess, Visitor};
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, Error as _, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
+};
 
-use super::node::{Kind, Node, Style, Value};
-use super::source::Span;
-use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean, listing};
+use super::node::{Kind, Node, Value};
+use super::types::{SECRET, SPANNED};
+use crate::diagnostic::{Diagnostic, Diagnostics, listing};
 
-const SPANNED: &str = "$smelt::Spanned";
-const SECRET: &str = "$smelt::SecretRef";
+mod fault;
+mod probe;
+mod words;
+
+use fault::{Fault, What};
+use probe::Probe;
+
 /// Rounds of decoding, which is the number of errors shown at once.
 const MAX_ROUNDS: usize = 200;
 
@@ -52,112 +57,10 @@ pub fn from_node_with<T: DeserializeOwned>(node: &Node, unavailable: Unavailable
             break;
         }
     }
-    diagnostics.extend(context.found.into_inner());
+    // A value that was wrong before it was decoded is not wrong twice.
+    let found = context.found.into_inner().without(diagnostics);
+    diagnostics.extend(found);
     value
-}
-
-/// A value and where it was written.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Spanned<T> {
-    pub value: T,
-    pub span: Span,
-}
-
-/// A map that keeps the order in which it was written.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Ordered<V>(pub Vec<(Spanned<String>, V)>);
-
-/// `${secret:…}`: where to find a secret. The value is fetched by `smelt_connectors::secrets::resolve`, when it is needed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SecretRef {
-    /// `env://NAME` or `file://PATH`.
-    pub reference: String,
-}
-
-impl<T> std::ops::Deref for Spanned<T> {
-    type Target = T;
-    fn deref(&self) -> &T {
-        &self.value
-    }
-}
-
-impl<V> Default for Ordered<V> {
-    fn default() -> Self {
-        Ordered(vec![])
-    }
-}
-
-impl<V> Ordered<V> {
-    pub fn get(&self, key: &str) -> Option<&V> {
-        self.0.iter().find(|(k, _)| k.value == key).map(|(_, v)| v)
-    }
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &V)> {
-        self.0.iter().map(|(k, v)| (k.value.as_str(), v))
-    }
-    pub fn keys(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(k, _)| k.value.as_str())
-    }
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-
-impl<'de, T: serde::Deserialize<'de>> serde::Deserialize<'de> for Spanned<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Parts<T>(PhantomData<T>);
-        impl<'de, T: serde::Deserialize<'de>> Visitor<'de> for Parts<T> {
-            type Value = Spanned<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value with its place")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Spanned<T>, A::Error> {
-                let mut number = || seq.next_element::<usize>().map(Option::unwrap_or_default);
-                let span = Span::new(number()?, number()?, number()?);
-                let value = seq.next_element()?.ok_or_else(|| A::Error::custom("a value is missing"))?;
-                Ok(Spanned { value, span })
-            }
-        }
-        deserializer.deserialize_tuple_struct(SPANNED, 4, Parts(PhantomData))
-    }
-}
-
-impl<'de, V: serde::Deserialize<'de>> serde::Deserialize<'de> for Ordered<V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries<V>(PhantomData<V>);
-        impl<'de, V: serde::Deserialize<'de>> Visitor<'de> for Entries<V> {
-            type Value = Ordered<V>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a map")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Ordered<V>, A::Error> {
-                let mut entries = vec![];
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
-                }
-                Ok(Ordered(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries(PhantomData))
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for SecretRef {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reference;
-        impl Visitor<'_> for Reference {
-            type Value = SecretRef;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a secret")
-            }
-            fn visit_str<E>(self, reference: &str) -> Result<SecretRef, E> {
-                Ok(SecretRef { reference: reference.to_owned() })
-            }
-        }
-        deserializer.deserialize_newtype_struct(SECRET, Reference)
-    }
 }
 
 /// What all rounds over one node share.
@@ -183,104 +86,6 @@ fn id(node: &Node) -> usize {
     std::ptr::from_ref(node) as usize
 }
 
-#[derive(Debug)]
-struct Fault(Box<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    /// The value at fault, once it is known.
-    target: Option<usize>,
-    /// `None`: a consequence of an error already told.
-    diagnostic: Option<Diagnostic>,
-    what: What,
-}
-
-#[derive(Debug)]
-enum What {
-    Message(String),
-    Expected(String),
-    Missing(&'static str),
-    UnknownKey(String, &'static [&'static str]),
-    UnknownVariant(String, &'static [&'static str]),
-    Told,
-}
-
-impl Fault {
-    fn new(what: What) -> Self {
-        Fault(Box::new(Inner { target: None, diagnostic: None, what }))
-    }
-
-    fn told(node: &Node, diagnostic: Option<Diagnostic>) -> Self {
-        Fault(Box::new(Inner { target: Some(id(node)), diagnostic, what: What::Told }))
-    }
-
-    /// Gives the error the place of `de`, unless a place below it is known already.
-    fn placed(self, de: &NodeDe<'_>) -> Self {
-        if self.0.target.is_some() {
-            return self;
-        }
-        let consequence = match &self.0.what {
-            What::Missing(field) => de.node.get(field).is_some_and(|child| de.context.skips(child)),
-            What::Message(_) | What::Expected(_) => de.has_skipped_children(),
-            _ => false,
-        };
-        Fault::told(de.node, (!consequence).then(|| self.0.what.explain(de)))
-    }
-}
-
-impl What {
-    fn explain(self, de: &NodeDe<'_>) -> Diagnostic {
-        let spot = de.node.spot(de.key);
-        match self {
-            What::Expected(expected) => de.mismatch(&expected),
-            What::Message(message) => match message.split_once("\nhelp: ") {
-                Some((message, help)) => Diagnostic::error(spot, message).help(help),
-                None => Diagnostic::error(spot, message),
-            },
-            What::Missing(field) => {
-                let place = de.key.map_or(de.node.head, |key| key.span);
-                let owner = de.name().map(|n| format!(" in `{n}`")).unwrap_or_default();
-                Diagnostic::error(place, format!("missing key `{field}`{owner}")).label(format!("needs `{field}`"))
-            }
-            What::UnknownKey(name, known) => de.unknown_key("", spot, &name, known.iter().copied()),
-            What::UnknownVariant(name, known) => de.unknown_variant("", spot, &name, known),
-            What::Told => Diagnostic::error(spot, "wrong value"),
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0.what)
-    }
-}
-
-impl std::error::Error for Fault {}
-
-impl serde::de::Error for Fault {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Fault::new(What::Message(message.to_string()))
-    }
-    fn invalid_type(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Fault::new(What::Expected(expected.to_string()))
-    }
-    fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
-        Fault::new(What::Expected(expected.to_string()))
-    }
-    fn invalid_length(_: usize, expected: &dyn Expected) -> Self {
-        Fault::new(What::Expected(expected.to_string()))
-    }
-    fn missing_field(field: &'static str) -> Self {
-        Fault::new(What::Missing(field))
-    }
-    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Fault::new(What::UnknownKey(field.to_owned(), expected))
-    }
-    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        Fault::new(What::UnknownVariant(variant.to_owned(), expected))
-    }
-}
-
 /// Decodes one node.
 #[derive(Clone, Copy)]
 struct NodeDe<'a> {
@@ -301,103 +106,17 @@ impl<'a> NodeDe<'a> {
         self.key.and_then(Node::text)
     }
 
+    /// Nothing was written. (`null` where a string or a name is wanted is that word.)
+    fn is_empty(&self) -> bool {
+        self.node.is_null() && self.node.text() == Some("")
+    }
+
     fn has_skipped_children(&self) -> bool {
         match &self.node.kind {
             Kind::Map(entries) => entries.iter().any(|(_, value)| self.context.skips(value)),
             Kind::List(items) => items.iter().any(|item| self.context.skips(item)),
             Kind::Scalar(_) | Kind::Secret(_) => false,
         }
-    }
-
-    /// "expected X, found Y", with the remedy for the usual slips.
-    fn mismatch(&self, expected: &str) -> Diagnostic {
-        let expected = plain_words(expected);
-        let spot = self.node.spot(self.key);
-        let subject = self.name().map(|n| format!("`{n}`: ")).unwrap_or_default();
-        let found = self.describe();
-        let mut diagnostic =
-            Diagnostic::error(spot, format!("{subject}expected {expected}, found {found}")).label(format!("expected {expected}"));
-        if let Kind::Secret(_) = self.node.kind {
-            return Diagnostic::error(spot, format!("{subject}a secret cannot stand here"))
-                .label(format!("expected {expected}"))
-                .help("secrets are only taken where the language asks for one, as `keys:` does");
-        }
-        if let (Some(text), false) = (self.node.text(), self.node.is_null()) {
-            let plain = self.node.scalar().is_some_and(|s| s.style == Style::Plain);
-            if expected.starts_with("a list") && !text.contains('\n') {
-                diagnostic = diagnostic.help(format!("write it as a list: `[{text}]`"));
-            } else if expected.starts_with("`true`") && ["yes", "on", "y"].contains(&text.to_lowercase().as_str()) {
-                diagnostic = diagnostic.help(format!("in YAML 1.2 `{text}` is just text; write `true`"));
-            } else if expected.starts_with("`true`") && ["no", "off", "n"].contains(&text.to_lowercase().as_str()) {
-                diagnostic = diagnostic.help(format!("in YAML 1.2 `{text}` is just text; write `false`"));
-            } else if expected.contains("number") && !plain && text.parse::<f64>().is_ok() {
-                diagnostic = diagnostic.help(format!("remove the quotes: `{text}`"));
-            } else if expected.contains("number") && text.replace(['_', ','], "").parse::<u64>().is_ok() && text.contains(['_', ',']) {
-                diagnostic = diagnostic.help(format!("write digits only: `{}`", text.replace(['_', ','], "")));
-            }
-        } else if self.node.is_null() && !self.node.span.is_empty() && expected.contains("string") {
-            diagnostic = diagnostic.help("for these letters as text, put them in quotes");
-        }
-        diagnostic
-    }
-
-    fn describe(&self) -> String {
-        if self.bare {
-            return "nothing".to_owned();
-        }
-        match &self.node.kind {
-            Kind::List(items) if items.is_empty() => "an empty list".to_owned(),
-            Kind::List(_) => "a list".to_owned(),
-            Kind::Map(entries) if entries.is_empty() => "an empty map".to_owned(),
-            Kind::Map(_) => "a map".to_owned(),
-            Kind::Secret(_) => "a secret".to_owned(),
-            // The value of a variable is not shown: it may be what somebody keeps out of the file.
-            Kind::Scalar(scalar) if scalar.replaced.is_some() => "another value in the variable".to_owned(),
-            Kind::Scalar(scalar) => match scalar.value() {
-                Value::Null => "nothing".to_owned(),
-                Value::Bool(value) => format!("`{value}`"),
-                Value::Int(_) | Value::Float(_) => format!("the number {}", scalar.text),
-                Value::Text(text) if text.chars().count() <= 40 && !text.contains('\n') => format!("the string \"{text}\""),
-                Value::Text(_) => "a string".to_owned(),
-            },
-        }
-    }
-
-    fn unknown_key(&self, ty: &str, span: Span, name: &str, known: impl Iterator<Item = &'static str> + Clone) -> Diagnostic {
-        let owner = self.name().map(|n| format!(" in `{n}`")).unwrap_or_default();
-        if self.context.is_unavailable(ty, name) {
-            return unavailable(span, name);
-        }
-        let diagnostic = Diagnostic::error(span, format!("unknown key `{name}`{owner}"));
-        let colon = name.split_once(':').filter(|(key, _)| known.clone().any(|k| k == *key));
-        let diagnostic = match (colon, did_you_mean(name, known.clone())) {
-            (Some((key, value)), _) => diagnostic.label(format!("did you mean `{key}: {value}`, with a space?")),
-            (None, Some(near)) => diagnostic.label(format!("did you mean `{near}`?")),
-            (None, None) => diagnostic.label("not known here"),
-        };
-        if known.clone().next().is_none() { diagnostic } else { diagnostic.help(format!("known keys: {}", listing(known))) }
-    }
-
-    fn unknown_variant(&self, ty: &str, span: Span, name: &str, known: &'static [&'static str]) -> Diagnostic {
-        let (noun, plural) = match ty {
-            "Step" => ("step", "steps"),
-            "Check" => ("check", "checks"),
-            "SourceSpec" => ("kind of source", "kinds"),
-            "WriteSpec" => ("write mode", "write modes"),
-            ty if ty.contains("Mask") => ("mask", "masks"),
-            ty if ty.starts_with("Fill") => ("way to fill", "ways"),
-            _ => ("value", "values"),
-        };
-        if self.context.is_unavailable(ty, name) {
-            return unavailable(span, name);
-        }
-        let place = self.name().filter(|_| noun == "value").map(|n| format!(" for `{n}`")).unwrap_or_default();
-        let diagnostic = Diagnostic::error(span, format!("unknown {noun} `{name}`{place}"));
-        let diagnostic = match did_you_mean(name, known.iter().copied()) {
-            Some(near) => diagnostic.label(format!("did you mean `{near}`?")),
-            None => diagnostic.label(format!("not a known {noun}")),
-        };
-        diagnostic.help(format!("known {plural}: {}", listing(known.iter().copied())))
     }
 
     fn fail<T>(&self, expected: &str) -> Result<T, Fault> {
@@ -407,7 +126,9 @@ impl<'a> NodeDe<'a> {
     fn seq<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.node.kind {
             Kind::List(items) => visitor.visit_seq(Items { de: self, items: items.iter() }).map_err(|e: Fault| e.placed(&self)),
-            Kind::Scalar(_) if self.node.is_null() => visitor.visit_seq(Items { de: self, items: [].iter() }).map_err(|e: Fault| e.placed(&self)),
+            Kind::Scalar(_) if self.is_empty() => {
+                visitor.visit_seq(Items { de: self, items: [].iter() }).map_err(|e: Fault| e.placed(&self))
+            }
             _ => {
                 // Asking the visitor for one element tells what the list is a list of.
                 let hint = RefCell::new("");
@@ -421,12 +142,13 @@ impl<'a> NodeDe<'a> {
     fn map<'de, V: Visitor<'de>>(self, fields: Option<(&'static str, &'static [&'static str])>, visitor: V) -> Result<V::Value, Fault> {
         let entries = match &self.node.kind {
             Kind::Map(entries) => entries.iter(),
-            Kind::Scalar(_) if self.node.is_null() => [].iter(),
+            Kind::Scalar(_) if self.is_empty() => [].iter(),
             _ => {
                 return match fields {
                     Some((_, fields)) if !fields.is_empty() => {
-                        let few = fields.iter().copied().take(6);
-                        let keys = format!("write its keys ({}) below it or in {{ }}", listing(few) + if fields.len() > 6 { ", …" } else { "" });
+                        let few: Vec<String> = fields.iter().take(6).map(|f| format!("`{f}`")).collect();
+                        let more = if fields.len() > 6 { ", …" } else { "" };
+                        let keys = format!("write its keys ({}{more}) below it or in {{ }}", few.join(", "));
                         Err(Fault::told(self.node, Some(self.mismatch("a map").help(keys))))
                     }
                     _ => self.fail("a map"),
@@ -435,29 +157,6 @@ impl<'a> NodeDe<'a> {
         };
         visitor.visit_map(Entries { de: self, entries, fields, value: None }).map_err(|e: Fault| e.placed(&self))
     }
-}
-
-/// `&'static` texts of serde and of the derived visitors, in the words of this language.
-fn plain_words(expected: &str) -> String {
-    let unsigned = |bits: u32| format!("a whole number from 0 to {}", u64::MAX >> (64 - bits));
-    match expected {
-        "a sequence" => "a list".to_owned(),
-        "a boolean" | "bool" => "`true` or `false`".to_owned(),
-        "u8" => unsigned(8),
-        "u16" => unsigned(16),
-        "u32" => unsigned(32),
-        "u64" | "usize" => "a whole number, 0 or more".to_owned(),
-        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => "a whole number".to_owned(),
-        "f32" | "f64" => "a number".to_owned(),
-        "str" | "string" => "a string".to_owned(),
-        other if other.starts_with("struct ") || other.starts_with("map") => "a map".to_owned(),
-        other if other.starts_with("unit") => "nothing".to_owned(),
-        other => other.to_owned(),
-    }
-}
-
-fn unavailable(span: Span, name: &str) -> Diagnostic {
-    Diagnostic::error(span, format!("`{name}` is not available in this version")).label("planned, not built yet").help("remove it")
 }
 
 macro_rules! integers {
@@ -535,7 +234,7 @@ impl<'de> Deserializer<'de> for NodeDe<'_> {
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match self.node.text() {
-            Some(text) if !self.node.is_null() => visitor.visit_str(text).map_err(|e: Fault| e.placed(&self)),
+            Some(text) if !self.is_empty() => visitor.visit_str(text).map_err(|e: Fault| e.placed(&self)),
             _ => self.fail("a string"),
         }
     }
@@ -572,7 +271,7 @@ impl<'de> Deserializer<'de> for NodeDe<'_> {
             Kind::Secret(reference) => visitor.visit_str(reference).map_err(|e: Fault| e.placed(&self)),
             _ => {
                 let by_variable = self.node.scalar().is_some_and(|s| s.replaced.is_some());
-                if !by_variable {
+                if !by_variable && self.node.text().is_none_or(|t| !t.contains("${")) {
                     self.context.found.borrow_mut().conceal(self.node.span);
                 }
                 let diagnostic = Diagnostic::error(self.node.spot(self.key), "a secret must not stand in the pipeline itself")
@@ -620,7 +319,7 @@ impl<'de> Deserializer<'de> for NodeDe<'_> {
         visitor: V,
     ) -> Result<V::Value, Fault> {
         let (tag, payload) = match &self.node.kind {
-            Kind::Scalar(_) if !self.node.is_null() => (self.node, None),
+            Kind::Scalar(_) if !self.is_empty() => (self.node, None),
             Kind::Map(entries) if entries.len() == 1 => (&entries[0].0, Some(&entries[0].1)),
             Kind::Map(entries) if entries.len() > 1 => {
                 let names: Vec<&str> = entries.iter().filter_map(|(key, _)| key.text()).collect();
@@ -632,10 +331,12 @@ impl<'de> Deserializer<'de> for NodeDe<'_> {
                     }
                     _ => "keep one; in a list, start each with its own `-`".to_owned(),
                 };
-                let mut diagnostic =
-                    Diagnostic::error(entries[1].0.span, format!("expected one name, found {}: {}", names.len(), listing(names.iter().copied())))
-                        .label("a second name")
-                        .help(help);
+                let mut diagnostic = Diagnostic::error(
+                    entries[1].0.span,
+                    format!("expected one name, found {}: {}", names.len(), listing(names.iter().copied())),
+                )
+                .label("a second name")
+                .help(help);
                 diagnostic = diagnostic.related(entries[0].0.span, "the first");
                 return Err(Fault::told(self.node, Some(diagnostic)));
             }
@@ -794,12 +495,13 @@ impl<'de> VariantAccess<'de> for Payload<'_> {
 
     fn unit_variant(self) -> Result<(), Fault> {
         match self.node {
-            Some(node) if !node.is_null() && !(node.entries().is_empty() && node.items().is_empty() && node.scalar().is_none()) => {
+            Some(node) if !node.is_null() && !node.is_empty_collection() => {
                 let de = NodeDe::new(self.de.context, node, Some(self.tag));
                 let name = self.tag.text().unwrap_or_default();
-                let diagnostic = Diagnostic::error(node.spot(Some(self.tag)), format!("`{name}` takes no settings, found {}", de.describe()))
-                    .label("nothing may stand here")
-                    .help(format!("write just `{name}`"));
+                let diagnostic =
+                    Diagnostic::error(node.spot(Some(self.tag)), format!("`{name}` takes no settings, found {}", de.describe()))
+                        .label("nothing may stand here")
+                        .help(format!("write just `{name}`"));
                 Err(Fault::told(node, Some(diagnostic)))
             }
             _ => Ok(()),
@@ -816,86 +518,5 @@ impl<'de> VariantAccess<'de> for Payload<'_> {
 
     fn struct_variant<V: Visitor<'de>>(self, fields: &'static [&'static str], visitor: V) -> Result<V::Value, Fault> {
         self.decode(|de| de.map(Some(("", fields)), visitor))
-    }
-}
-
-/// Offers one element that only notes as what it is asked for.
-struct Probe<'h>(&'h RefCell<&'static str>);
-
-impl<'de> SeqAccess<'de> for Probe<'_> {
-    type Error = Fault;
-
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Fault> {
-        seed.deserialize(ProbeElement(self.0)).map(Some)
-    }
-}
-
-struct ProbeElement<'h>(&'h RefCell<&'static str>);
-
-macro_rules! probe {
-    ($($hint:literal: $($method:ident)*;)*) => {$($(
-        fn $method<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Fault> {
-            self.note($hint)
-        }
-    )*)*};
-}
-
-impl ProbeElement<'_> {
-    fn note<T>(&self, hint: &'static str) -> Result<T, Fault> {
-        *self.0.borrow_mut() = hint;
-        Err(Fault::new(What::Told))
-    }
-}
-
-impl<'de> Deserializer<'de> for ProbeElement<'_> {
-    type Error = Fault;
-
-    probe! {
-        "": deserialize_any deserialize_unit deserialize_identifier deserialize_ignored_any;
-        "`true` or `false`": deserialize_bool;
-        "whole numbers": deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
-            deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128;
-        "numbers": deserialize_f32 deserialize_f64;
-        "strings": deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf;
-        "lists": deserialize_seq;
-        "maps": deserialize_map;
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        visitor.visit_some(self)
-    }
-    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, _: V) -> Result<V::Value, Fault> {
-        self.note("")
-    }
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
-        if name == SECRET { self.note("secrets") } else { visitor.visit_newtype_struct(self) }
-    }
-    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, _: V) -> Result<V::Value, Fault> {
-        self.note("lists")
-    }
-    fn deserialize_tuple_struct<V: Visitor<'de>>(self, name: &'static str, _: usize, visitor: V) -> Result<V::Value, Fault> {
-        if name != SPANNED {
-            return self.note("lists");
-        }
-        struct Skip<'h>(ProbeElement<'h>, usize);
-        impl<'de> SeqAccess<'de> for Skip<'_> {
-            type Error = Fault;
-            fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Fault> {
-                self.1 += 1;
-                let de: U64Deserializer<Fault> = 0u64.into_deserializer();
-                if self.1 <= 3 { seed.deserialize(de) } else { seed.deserialize(ProbeElement(self.0.0)) }.map(Some)
-            }
-        }
-        visitor.visit_seq(Skip(self, 0))
-    }
-    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, _: &'static [&'static str], _: V) -> Result<V::Value, Fault> {
-        self.note("maps")
-    }
-    fn deserialize_enum<V: Visitor<'de>>(self, name: &'static str, _: &'static [&'static str], _: V) -> Result<V::Value, Fault> {
-        self.note(match name {
-            "Step" => "steps",
-            "Check" => "checks",
-            _ => "",
-        })
     }
 }

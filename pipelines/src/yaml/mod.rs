@@ -10,15 +10,17 @@ mod parse;
 mod scan_error;
 mod source;
 mod text;
+mod types;
 mod vars;
 
 #[cfg(test)]
 mod gallery;
 
-pub use de::{Ordered, SecretRef, Spanned, Unavailable, from_node, from_node_with};
+pub use de::{Unavailable, from_node, from_node_with};
 pub use node::{Kind, Node, Replaced, Scalar, Style, Value, deepest, locate, locate_key};
 pub use overlay::{apply_environment, apply_set, take_environments};
 pub use parse::parse;
 pub use source::{Source, Sources, Span};
 pub use text::within;
+pub use types::{Ordered, SecretRef, Spanned};
 pub use vars::{Unset, interpolate};

@@ -117,6 +117,15 @@ impl Node {
         self.scalar().is_some_and(|s| s.value() == Value::Null)
     }
 
+    /// `{}` or `[]`.
+    pub fn is_empty_collection(&self) -> bool {
+        match &self.kind {
+            Kind::List(items) => items.is_empty(),
+            Kind::Map(entries) => entries.is_empty(),
+            Kind::Scalar(_) | Kind::Secret(_) => false,
+        }
+    }
+
     /// Whether the node goes past the line it starts on.
     pub fn is_multiline(&self) -> bool {
         self.head != self.span

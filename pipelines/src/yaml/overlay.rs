@@ -94,7 +94,9 @@ fn merge(base: &mut Node, over: &Node) {
 
 fn check(key: &Node, environments: &Node, diagnostics: &mut Diagnostics) {
     let wrong = |key: &Node, what: &str| {
-        Diagnostic::error(key.span, format!("{what} must be a map")).label("not a map").help("write `environments: {prod: {lake: s3://bucket}}`")
+        Diagnostic::error(key.span, format!("{what} must be a map"))
+            .label("not a map")
+            .help("write `environments: {prod: {lake: s3://bucket}}`")
     };
     if !matches!(environments.kind, Kind::Map(_)) && !environments.is_null() {
         diagnostics.push(wrong(key, "`environments`"));
@@ -105,7 +107,8 @@ fn check(key: &Node, environments: &Node, diagnostics: &mut Diagnostics) {
         }
         if let Some((inner, _)) = overlay.entry("environments") {
             diagnostics.push(
-                Diagnostic::error(inner.span, "an environment cannot hold environments").help("keep all environments at the top of the file"),
+                Diagnostic::error(inner.span, "an environment cannot hold environments")
+                    .help("keep all environments at the top of the file"),
             );
         }
     }
@@ -223,9 +226,14 @@ mod tests {
     #[test]
     fn settings_reach_any_depth() {
         let (mut sources, mut root, mut diagnostics) = read(PIPELINE);
-        for setting in
-            ["lake=s3://x", "optimize.sort.1=q", "tables.silver.orders.write=replace", "tables.silver.new.sql=select 1", "a.b={c: [1]}", "e="]
-        {
+        for setting in [
+            "lake=s3://x",
+            "optimize.sort.1=q",
+            "tables.silver.orders.write=replace",
+            "tables.silver.new.sql=select 1",
+            "a.b={c: [1]}",
+            "e=",
+        ] {
             apply_set(&mut root, setting, &mut sources, &mut diagnostics);
         }
         assert!(diagnostics.is_empty(), "{}", diagnostics.render(&sources, false));

@@ -25,15 +25,12 @@ pub fn parse(sources: &Sources, source: usize, diagnostics: &mut Diagnostics) ->
         anchors: HashMap::new(),
         names: vec![],
         open: vec![],
+        closed: vec![],
         last: None,
         nodes: 0,
         diagnostics,
     };
-    let root = builder.document();
-    match root {
-        Ok(root) => Some(root),
-        Err(Stop) => None,
-    }
+    builder.document().ok()
 }
 
 /// An error that ends reading; its diagnostic was pushed.
@@ -51,6 +48,8 @@ struct Builder<'s, 'd> {
     names: Vec<usize>,
     /// Collections that are open, for messages.
     open: Vec<Open>,
+    /// Collections that ended since the last scalar.
+    closed: Vec<Open>,
     /// The last scalar, for messages.
     last: Option<Span>,
     nodes: usize,
@@ -98,7 +97,8 @@ impl Builder<'_, '_> {
             }
             Some(Err(error)) => {
                 let at = self.byte(error.marker().index());
-                let context = scan_error::Context { id: self.id, source: self.source, open: &self.open, last: self.last };
+                let context =
+                    scan_error::Context { id: self.id, source: self.source, open: &self.open, closed: &self.closed, last: self.last };
                 self.diagnostics.push(scan_error::explain(error.info(), at, &context));
                 Err(Stop)
             }
@@ -201,6 +201,7 @@ impl Builder<'_, '_> {
         }
         let node = self.build(Span::new(self.id, start, end), Kind::Scalar(Scalar { text, style, replaced: None }));
         self.last = Some(node.span);
+        self.closed.clear();
         node
     }
 
@@ -233,6 +234,7 @@ impl Builder<'_, '_> {
 
     fn close(&mut self, open: Open, end: Span, last: Option<&Node>) -> Span {
         self.open.pop();
+        self.closed.push(open);
         let end = if open.flow { end.end } else { last.map_or(open.span.start, |node| node.span.end) };
         // A merged or aliased last value lies elsewhere in the file.
         Span::new(self.id, open.span.start, end.max(open.span.end))
@@ -275,9 +277,11 @@ impl Builder<'_, '_> {
                     ),
                     None => own.push((key, value)),
                 },
-                _ => self.diagnostics.push(Diagnostic::error(key.head, "a key must be text").label("found a map or a list").help(
-                    "put text that holds `{` or `[` in quotes",
-                )),
+                _ => self.diagnostics.push(
+                    Diagnostic::error(key.head, "a key must be text")
+                        .label("found a map or a list")
+                        .help("put text that holds `{` or `[` in quotes"),
+                ),
             }
         }
         merged.retain(|(key, _)| !own.iter().any(|(k, _)| k.text() == key.text()));
@@ -334,9 +338,7 @@ fn owned(event: Event<'_>) -> Event<'static> {
         Event::DocumentStart(explicit) => Event::DocumentStart(explicit),
         Event::DocumentEnd => Event::DocumentEnd,
         Event::Alias(id) => Event::Alias(id),
-        Event::Scalar(text, style, id, tag) => {
-            Event::Scalar(Owned(text.into_owned()), style, id, tag.map(|t| Owned(t.into_owned())))
-        }
+        Event::Scalar(text, style, id, tag) => Event::Scalar(Owned(text.into_owned()), style, id, tag.map(|t| Owned(t.into_owned()))),
         Event::SequenceStart(id, tag) => Event::SequenceStart(id, tag.map(|t| Owned(t.into_owned()))),
         Event::SequenceEnd => Event::SequenceEnd,
         Event::MappingStart(id, tag) => Event::MappingStart(id, tag.map(|t| Owned(t.into_owned()))),
@@ -385,7 +387,8 @@ mod tests {
 
     #[test]
     fn spans_cover_the_values_and_nothing_else() {
-        let (s, root) = read("a: \"x\\ty\"   # c\nb: &n !!str  é # c\nc: {k: [1, 'it''s'], e: }\nd:\n  - x: 1\n    y: plain\n      more\n\nf:\n");
+        let (s, root) =
+            read("a: \"x\\ty\"   # c\nb: &n !!str  é # c\nc: {k: [1, 'it''s'], e: }\nd:\n  - x: 1\n    y: plain\n      more\n\nf:\n");
         let text = |p: &str| s.text(super::super::deepest(&root, &path(p)).1.span).to_owned();
         assert_eq!(text("a"), "\"x\\ty\"");
         assert_eq!(text("b"), "é");

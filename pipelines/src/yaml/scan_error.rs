@@ -16,6 +16,8 @@ pub(super) struct Context<'a> {
     pub id: usize,
     pub source: &'a Source,
     pub open: &'a [Open],
+    /// Collections that ended since the last scalar: the line at fault may have been meant for one of them.
+    pub closed: &'a [Open],
     /// The last scalar that was read.
     pub last: Option<Span>,
 }
@@ -78,21 +80,27 @@ pub(super) fn explain(info: &str, at: usize, context: &Context<'_>) -> Diagnosti
             let columns = context.columns();
             let fits = match columns.as_slice() {
                 [] => "give the keys of one map the same indentation".to_owned(),
-                [one] => format!("the lines around it start in column {one}"),
-                many => format!("open maps and lists around it start in columns {}", many.join(", ")),
+                [one] => format!("the lines above it that it could follow start in column {one}"),
+                [rest @ .., last] => format!("the lines above it that it could follow start in columns {} and {last}", rest.join(", ")),
             };
             Diagnostic::error(here, "this line does not fit the indentation of the lines above it")
                 .label(format!("starts in column {}", source.position(at).1))
                 .help(fits)
         }
-        _ if info.contains("flow mapping") || info.contains("flow sequence") || info.contains("':' indicator") || info.contains("flow construct") => {
+        _ if (info.contains("node content") && unclosed.is_some())
+            || info.contains("flow mapping")
+            || info.contains("flow sequence")
+            || info.contains("':' indicator")
+            || info.contains("flow construct") =>
+        {
             let (bracket, close) = match unclosed {
                 Some(open) if !open.map => ("[", "]"),
                 _ => ("{", "}"),
             };
             let at_end = source.text[at.min(source.text.len())..].trim().is_empty();
             let message = if at_end { format!("this `{bracket}` is not closed") } else { format!("expected `,` or `{close}`") };
-            let help = format!("separate entries with `,` and close the `{bracket}` with `{close}`; quote text that holds any of , [ ] {{ }}");
+            let help =
+                format!("separate entries with `,` and close the `{bracket}` with `{close}`; quote text that holds any of , [ ] {{ }}");
             match unclosed {
                 Some(open) if at_end => Diagnostic::error(open.span, message).label("opened here").help(help),
                 Some(open) => {
@@ -122,9 +130,11 @@ pub(super) fn explain(info: &str, at: usize, context: &Context<'_>) -> Diagnosti
         _ if info.contains("block scalar") => Diagnostic::error(here, "this block of text is not indented as its first line")
             .label(info.to_owned())
             .help("indent every line of the text below `|` or `>` at least as far as its first line, with spaces"),
-        _ if info.contains("directive") || info.contains("document start") => Diagnostic::error(here, "lines that start with `%` are YAML directives")
-            .label("not understood")
-            .help("remove the directive, or put text that starts with `%` in quotes"),
+        _ if info.contains("directive") || info.contains("document start") => {
+            Diagnostic::error(here, "lines that start with `%` are YAML directives")
+                .label("not understood")
+                .help("remove the directive, or put text that starts with `%` in quotes")
+        }
         other => Diagnostic::error(here, format!("the YAML is not well formed: {other}")),
     }
 }
@@ -156,7 +166,7 @@ impl Context<'_> {
         self.open.iter().rev().find(|o| o.flow)?;
         let (start, end) = self.source.line_range(self.source.line_of(at))?;
         let line = &self.source.text[start..end];
-        let from = line[..(at - start).min(line.len())].rfind("${")?;
+        let from = line.char_indices().map(|(i, _)| i).take_while(|i| start + i <= at).filter(|i| line[*i..].starts_with("${")).last()?;
         let close = line[from..].find('}')?;
         // The whole word, and not where it is in quotes already.
         let word = line[..from].rfind([' ', ',', '[', '{']).map_or(0, |i| i + 1);
@@ -168,7 +178,9 @@ impl Context<'_> {
 
     /// 1-based columns in which the open block collections start.
     fn columns(&self) -> Vec<String> {
-        let mut columns: Vec<usize> = self.open.iter().filter(|o| !o.flow).map(|o| self.source.position(o.span.start).1).collect();
+        let mut columns: Vec<usize> =
+            self.open.iter().chain(self.closed).filter(|o| !o.flow).map(|o| self.source.position(o.span.start).1).collect();
+        columns.sort_unstable();
         columns.dedup();
         columns.into_iter().map(|c| c.to_string()).collect()
     }

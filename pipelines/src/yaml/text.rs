@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn text_after_an_interpolation_keeps_its_place() {
         let sql = "k: |\n  select x\n  from ${T} join bad\n";
-        assert_eq!(mark(sql, 2, 33), "  from ${T} join [bad]");
+        assert_eq!(mark(sql, 2, 34), "  from ${T} join [bad]");
         assert_eq!(mark(sql, 2, 13), "  from [${T}] join bad");
         assert_eq!(mark("k: a $${x} bad", 1, 8), "k: a $${x} [bad]");
     }

@@ -18,13 +18,7 @@ pub enum Unset {
 }
 
 /// Replaces the references in all values below `root` (keys are left alone). `vars` gives the value of a variable.
-pub fn interpolate(
-    root: &mut Node,
-    sources: &Sources,
-    vars: &dyn Fn(&str) -> Option<String>,
-    unset: Unset,
-    diagnostics: &mut Diagnostics,
-) {
+pub fn interpolate(root: &mut Node, sources: &Sources, vars: &dyn Fn(&str) -> Option<String>, unset: Unset, diagnostics: &mut Diagnostics) {
     match &mut root.kind {
         Kind::List(items) => items.iter_mut().for_each(|item| interpolate(item, sources, vars, unset, diagnostics)),
         Kind::Map(entries) => entries.iter_mut().for_each(|(_, value)| interpolate(value, sources, vars, unset, diagnostics)),
@@ -79,8 +73,8 @@ fn replace(
             Some((name, default)) => (name, Some(default)),
             None => (inner, None),
         };
-        let wanted = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+        let wanted =
+            name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
         if !wanted {
             diagnostics.push(
                 Diagnostic::error(place(range.clone()), format!("`{name}` is not the name of a variable"))
