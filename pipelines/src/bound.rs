@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use smelt_connectors::formats::FormatKind;
-use smelt_connectors::sources::{self, Listing, SourceSpec};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use smelt_connectors::sources::{self, Listing, Locate, SourceSpec};
 use smelt_connectors::stores::{Location, Stores};
 use chrono::{DateTime, Utc};
 use smelt_engine::checks::Check;
@@ -136,5 +138,13 @@ impl Bound {
         for complaint in &complaints {
             out.push(self.loaded.diagnose(&["tables", &name], complaint));
         }
+    }
+}
+
+impl Locate for Bound {
+    fn locate(&self, text: &str) -> Result<(Arc<dyn ObjectStore>, Path, String)> {
+        let location = self.stores.locate(text, &self.base)?;
+        let root = if text.contains("://") { String::new() } else { self.base.to_string_lossy().trim_start_matches('/').to_owned() };
+        Ok((location.store, location.prefix, root))
     }
 }

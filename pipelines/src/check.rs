@@ -95,7 +95,7 @@ async fn plan(
                     contract
                 }
                 None => {
-                    let contract = input::inferred(bound, table, source, options.now).await?;
+                    let contract = input::inferred(bound, source, options.now).await?;
                     inferred = Some(contract.clone());
                     contract
                 }

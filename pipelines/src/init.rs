@@ -70,7 +70,7 @@ pub fn init(folder: &Path) -> u8 {
 
 fn write(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder.join("data"))?;
-    let schema = serde_json::to_string_pretty(&crate::schema::json_schema()).map_err(io::Error::other)?;
+    let schema = crate::schema::text();
     let files = [("pipeline.yaml", PIPELINE), ("data/orders.csv", ORDERS), (".gitignore", "/lake\n"), ("pipeline.schema.json", schema.as_str())];
     if let Some((name, _)) = files.iter().find(|(name, _)| folder.join(name).exists() && *name == "pipeline.yaml") {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, *name));

@@ -239,7 +239,7 @@ async fn write(mut stream: SendableRecordBatchStream, format: OutputFormat) -> R
             let properties = parquet::file::properties::WriterProperties::builder()
                 .set_compression(parquet::basic::Compression::ZSTD(Default::default()))
                 .build();
-            let mut writer = parquet::arrow::ArrowWriter::try_new(&mut out, schema, Some(properties)).map_err(Error::from)?;
+            let mut writer = parquet::arrow::ArrowWriter::try_new(std::io::stdout(), schema, Some(properties)).map_err(Error::from)?;
             while let Some(batch) = stream.next().await {
                 writer.write(&batch.map_err(Error::from)?).map_err(Error::from)?;
             }

@@ -30,6 +30,17 @@ pub fn json_schema() -> Value {
     root
 }
 
+/// The command: prints the schema.
+pub fn main() -> u8 {
+    println!("{}", text());
+    0
+}
+
+/// The schema as it is committed and printed.
+pub fn text() -> String {
+    format!("{:#}", json_schema())
+}
+
 /// Adds, for every definition, one in which nothing is required, and returns a reference to that of the pipeline.
 fn overlay(root: &mut Value) -> Value {
     let mut partial = Map::new();

@@ -9,12 +9,17 @@ mod values;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use smelt_connectors::formats::FormatKind;
+use smelt_connectors::sources::SourceSpec;
+use smelt_engine::checks::Check;
 use smelt_engine::contract::{OnMissingColumn, OnNewColumn};
+use smelt_engine::steps::Step;
+use smelt_engine::types::ContractType;
+use smelt_engine::write::PartitionBy;
 
 pub use load::{LoadOptions, Loaded, load, load_os, resolve_keys};
 pub use values::{ByteSize, Formats, MaxRejected, Zone};
 
-use crate::spec_standins::{Check, ContractType, FormatKind, PartitionBy, SourceSpec, Step};
 use crate::yaml::{Ordered, SecretRef, Spanned, Unavailable};
 
 /// What later versions have: said in place of "unknown key".
@@ -27,6 +32,7 @@ pub(crate) const UNAVAILABLE: Unavailable<'static> = &[
     ("Optimize", "sort_by"),
     ("Optimize", "when_small_files"),
     ("OnChangedFile", "reload"),
+    ("OnTypeChange", "widen"),
     ("WriteSpec", "merge"),
     ("WriteSpec", "scd2"),
     ("WriteSpec", "bitemporal"),
@@ -64,10 +70,58 @@ pub struct Pipeline {
     /// What holds for every table that does not say otherwise.
     #[serde(default)]
     pub defaults: Defaults,
+    /// Sample input that `smelt run` makes in the local environment where there is no input yet: `sample: {olist: {orders: 20000}}`.
+    pub sample: Option<SampleSpec>,
     /// Laid over the rest before this type is read; here so that it is a known key.
     #[serde(default, rename = "environments")]
     #[schemars(with = "serde_json::Value")]
     _environments: serde::de::IgnoredAny,
+}
+
+/// Sample input of one shape.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SampleSpec {
+    /// The eight files of the Olist shop.
+    Olist(OlistSample),
+    /// Nested JSON clicks.
+    Clickstream(ClickstreamSample),
+}
+
+/// `sample: {olist: {orders: 20000}}`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OlistSample {
+    /// Orders to make; the other files follow in proportion.
+    #[serde(default = "default_orders")]
+    pub orders: u64,
+    /// The folder, beside the pipeline: `data`.
+    #[serde(default = "default_folder")]
+    pub folder: String,
+}
+
+/// `sample: {clickstream: {events: 100000}}`.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClickstreamSample {
+    /// Events to make.
+    #[serde(default = "default_events")]
+    pub events: u64,
+    /// The folder, beside the pipeline: `data`.
+    #[serde(default = "default_folder")]
+    pub folder: String,
+}
+
+fn default_orders() -> u64 {
+    20_000
+}
+
+fn default_events() -> u64 {
+    100_000
+}
+
+fn default_folder() -> String {
+    "data".to_owned()
 }
 
 /// Settings for every table that does not have its own.
@@ -148,7 +202,7 @@ pub struct SchemaRules {
     /// A column of the contract that a file lacks: `fail` (the default) or `ignore` (fill with NULL).
     #[serde(default)]
     pub on_missing_column: OnMissingColumn,
-    /// A column whose type in the table differs from the contract: `fail` (the default) or `widen` (int32 to int64, float to double, …).
+    /// A column whose type in the table differs from the contract: `fail`.
     #[serde(default)]
     pub on_type_change: OnTypeChange,
 }
@@ -160,8 +214,6 @@ pub enum OnTypeChange {
     /// Stop before anything is written.
     #[default]
     Fail,
-    /// Take the wider type where every old value fits; else stop.
-    Widen,
 }
 
 /// What to do about an input file that changed after it was loaded.

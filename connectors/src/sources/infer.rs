@@ -8,7 +8,6 @@ mod shape;
 use arrow::array::{Array, AsArray};
 use arrow::record_batch::RecordBatch;
 use smelt_engine::contract::{Column, hidden};
-use smelt_engine::types::ContractType;
 
 use self::evidence::Evidence;
 use self::shape::{Shape, each_record};

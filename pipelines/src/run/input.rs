@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use smelt_connectors::sources::{self, SourceFile, SourceSpec};
 use smelt_engine::contract::{Column, Contract, OnNewColumn};
 use smelt_engine::ledger::Ledger;
@@ -9,7 +10,7 @@ use smelt_engine::table::{FileMark, Snapshot};
 use smelt_engine::types::ContractType;
 use smelt_engine::{Error, Result};
 
-use crate::bound::{BoundTable, Mode, OnChangedFile};
+use crate::bound::{Bound, BoundTable, Mode, OnChangedFile};
 use crate::units;
 
 use super::context::RunContext;
@@ -109,6 +110,19 @@ pub async fn contract(table: &BoundTable, spec: &SourceSpec, taken: &Taken, base
     }
     for key in &taken.partition_keys {
         if names.insert(key.clone()) {
+            contract.columns.push(Column::new(key, ContractType::String));
+        }
+    }
+    Ok(contract)
+}
+
+/// What the files of a source look like, for a table that declares no columns.
+pub async fn inferred(bound: &Bound, source: &str, now: DateTime<Utc>) -> Result<Contract> {
+    let listing = bound.listing(source, now).await?;
+    let columns = if listing.files.is_empty() { vec![] } else { sources::infer(bound.source(source)?, &listing.files, INFER_ROWS).await? };
+    let mut contract = Contract { columns, ..Contract::default() };
+    for key in &listing.partition_keys {
+        if contract.columns.iter().all(|c| &c.name != key) {
             contract.columns.push(Column::new(key, ContractType::String));
         }
     }

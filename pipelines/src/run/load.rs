@@ -131,14 +131,14 @@ async fn try_load(table: &BoundTable, cx: &RunContext, progress: &Progress, ledg
     if cx.dry_run {
         drain(&session, assembled.plan, ledger).await?;
         sink.abort().await;
-        verdict(table, cx, ledger, rows_read(table, ledger))?;
+        verdict(table, ledger, rows_read(table, ledger))?;
         report.written = Ledger::get(&ledger.written);
         return Ok(Status::DryRun);
     }
 
     let written = execute(table, cx, &session, &base, &assembled).await;
     let judged = match written {
-        Ok(files) => match judge(table, cx, ledger, &session, &assembled, &files).await {
+        Ok(files) => match judge(table, ledger, &session, &assembled, &files).await {
             Ok(()) => Ok(files),
             Err(e) => {
                 discard(table, &files).await;
@@ -228,9 +228,9 @@ fn sensitive(table: &BoundTable, contract: &Contract, cx: &RunContext) -> Sensit
     for step in &table.steps {
         match step {
             Step::Rename(rename) => {
-                for (old, new) in rename.pairs() {
+                for (old, new) in rename.0.iter() {
                     let input = names.remove(old).unwrap_or_else(|| old.to_owned());
-                    names.insert(new.to_owned(), input);
+                    names.insert(new.clone(), input);
                 }
             }
             Step::Mask(_) => {
@@ -363,7 +363,6 @@ fn rows_read(table: &BoundTable, ledger: &Ledger) -> u64 {
 /// Whether what was written may be published: the sum closes, limits hold, nothing that must not fail has failed.
 async fn judge(
     table: &BoundTable,
-    cx: &RunContext,
     ledger: &Ledger,
     session: &SessionContext,
     assembled: &Assembled,
@@ -379,7 +378,7 @@ async fn judge(
             table.name
         )));
     }
-    verdict(table, cx, ledger, read)?;
+    verdict(table, ledger, read)?;
     expectations(table, ledger, session, assembled, files).await
 }
 
@@ -396,7 +395,7 @@ pub fn filtered(ledger: &Ledger) -> i64 {
 }
 
 /// Limits on rejected rows, and checks with `on_fail: fail`.
-fn verdict(table: &BoundTable, _cx: &RunContext, ledger: &Ledger, read: u64) -> Result<()> {
+fn verdict(table: &BoundTable, ledger: &Ledger, read: u64) -> Result<()> {
     let failures = ledger.failures();
     if !failures.is_empty() {
         let list = failures.iter().map(|(rule, rows)| format!("{rule} ({})", units::plural(*rows, "row"))).collect::<Vec<_>>().join("; ");

@@ -6,6 +6,7 @@
 //! work draws from a generator of its own.
 
 pub mod clickstream;
+pub mod command;
 mod dice;
 pub mod olist;
 mod text;

@@ -8,9 +8,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
+use smelt_engine::types::ContractType;
+
 use super::{ColumnSpec, WriteSpec};
 use crate::diagnostic::did_you_mean;
-use crate::spec_standins::ContractType;
 use crate::yaml::{Ordered, SecretRef, Spanned};
 
 /// A number of bytes: `128MB`, `1GiB`, `500000`. KB, MB and GB are powers of 1024, with or without the `i`.
