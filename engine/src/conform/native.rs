@@ -40,7 +40,11 @@ pub(crate) fn cast(array: &ArrayRef, parser: &Parser) -> Result<(ArrayRef, Vec<F
         (_, How::Json) => Ok((Arc::new(json(array)?), vec![])),
         (_, How::Text) if from.is_nested() => Ok((Arc::new(json(array)?), vec![])),
         (DataType::Binary | DataType::LargeBinary | DataType::BinaryView, How::Text) => lossy(array, &parser.arrow, parser, false),
-        (_, How::Text) if !from.is_binary() => Ok((display(array)?, vec![])),
+        (_, How::Text) if !from.is_binary() => {
+            let (typed, bad) = display_or_fail(array)?;
+            let why = || format!("is a {from} without a text");
+            Ok((typed, bad.into_iter().map(|row| Fault { row, path: String::new(), value: String::new(), why: why() }).collect()))
+        }
         (_, How::Binary(_)) if from.is_binary() || matches!(from, DataType::FixedSizeBinary(_)) => {
             let array = if matches!(from, DataType::FixedSizeBinary(_)) { plain(array, &DataType::Binary)? } else { Arc::clone(array) };
             Ok((plain(&array, &parser.arrow)?, vec![]))
@@ -76,30 +80,35 @@ pub(crate) fn cast(array: &ArrayRef, parser: &Parser) -> Result<(ArrayRef, Vec<F
     }
 }
 
-/// Each value's text: what a CSV would hold; nested values as JSON.
+/// Each value's text: what a CSV would hold; nested values as JSON. A value that has no text (a date beyond the calendar) is NULL.
 pub(crate) fn display(array: &ArrayRef) -> Result<ArrayRef> {
+    Ok(display_or_fail(array)?.0)
+}
+
+/// [`display`], and the rows that have no text.
+fn display_or_fail(array: &ArrayRef) -> Result<(ArrayRef, Vec<usize>)> {
     let ty = array.data_type();
     match ty {
-        DataType::Utf8View => Ok(Arc::clone(array)),
-        DataType::Utf8 | DataType::LargeUtf8 => plain(array, &DataType::Utf8View),
-        _ if ty.is_nested() => Ok(Arc::new(json(array)?)),
-        _ => {
-            let options = FormatOptions::default();
-            let formatter = ArrayFormatter::try_new(array, &options)?;
-            let mut out = StringViewBuilder::with_capacity(array.len());
-            let mut text = String::new();
-            for row in 0..array.len() {
-                if array.is_null(row) {
-                    out.append_null();
-                    continue;
-                }
-                text.clear();
-                formatter.value(row).write(&mut text).map_err(|_| Error::bug(format!("a value of {ty} has no text")))?;
-                out.append_value(&text);
-            }
-            Ok(Arc::new(out.finish()))
+        DataType::Utf8View => return Ok((Arc::clone(array), vec![])),
+        DataType::Utf8 | DataType::LargeUtf8 => return Ok((plain(array, &DataType::Utf8View)?, vec![])),
+        _ if ty.is_nested() => return Ok((Arc::new(json(array)?), vec![])),
+        _ => {}
+    }
+    let options = FormatOptions::default();
+    let formatter = ArrayFormatter::try_new(array, &options)?;
+    let (mut out, mut bad, mut text) = (StringViewBuilder::with_capacity(array.len()), vec![], String::new());
+    for row in 0..array.len() {
+        text.clear();
+        if array.is_null(row) {
+            out.append_null();
+        } else if formatter.value(row).write(&mut text).is_ok() {
+            out.append_value(&text);
+        } else {
+            bad.push(row);
+            out.append_null();
         }
     }
+    Ok((Arc::new(out.finish()), bad))
 }
 
 /// Each value as JSON text.

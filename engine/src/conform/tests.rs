@@ -200,6 +200,7 @@ fn typed_columns_are_cast_without_loss_or_refused() {
     assert_eq!(bring(&column("t", "timestamp"), &date).0, [Some("2024-02-29T00:00:00Z".into())]);
     let far: ArrayRef = Arc::new(arrow::array::TimestampSecondArray::from(vec![i64::MAX]));
     assert_eq!(bring(&column("t", "timestamp"), &far).1.len(), 1);
+    assert_eq!(bring(&column("t", "string"), &far).1.len(), 1);
 
     let text: ArrayRef = Arc::new(StringArray::from(vec!["7", "x"]));
     assert_eq!(bring(&column("n", "int32"), &text).1, [(1, "'x' is not an int32".into())]);
