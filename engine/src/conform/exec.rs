@@ -17,7 +17,7 @@ use datafusion::physical_plan::execution_plan::{CardinalityEffect, EmissionType}
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties, SendableRecordBatchStream,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning, PlanProperties, SendableRecordBatchStream,
 };
 use futures::StreamExt;
 
@@ -45,21 +45,15 @@ impl ConformExec {
     /// `input` has the contract's columns by name, raw text or typed, and the hidden columns of a source.
     pub fn try_new(input: Arc<dyn ExecutionPlan>, contract: Contract, sensitive: Sensitive) -> Result<Self> {
         let conformer = Arc::new(Conformer::try_new(&input.schema(), &contract, &sensitive)?);
-        let properties = PlanProperties::new(
+        let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&conformer.schema)),
-            input.output_partitioning().clone(),
+            // Keys of the input's partitioning name columns that change here; only the count stays.
+            Partitioning::UnknownPartitioning(input.output_partitioning().partition_count()),
             EmissionType::Incremental,
             input.boundedness(),
-        );
-        let properties = Arc::new(with_unknown_keys(properties));
+        ));
         Ok(ConformExec { contract, sensitive, input, conformer, properties, metrics: ExecutionPlanMetricsSet::new() })
     }
-}
-
-/// Expressions of the input's partitioning name columns that change here; only the count stays.
-fn with_unknown_keys(properties: PlanProperties) -> PlanProperties {
-    let count = properties.partitioning.partition_count();
-    properties.with_partitioning(datafusion::physical_plan::Partitioning::UnknownPartitioning(count))
 }
 
 impl DisplayAs for ConformExec {

@@ -6,6 +6,7 @@
 mod exec;
 mod json;
 mod native;
+mod nested;
 mod number;
 mod parser;
 mod record;

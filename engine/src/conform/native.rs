@@ -8,14 +8,15 @@ use arrow::array::{Array, ArrayRef, AsArray, StringViewArray, StringViewBuilder,
 use arrow::buffer::NullBuffer;
 use arrow::compute::kernels::cmp::distinct;
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Date32Type, Field, Float32Type, Float64Type, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Time64MicrosecondType, TimeUnit, TimestampMicrosecondType};
 use arrow::json::EncoderOptions;
 use arrow::json::writer::make_encoder;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::parser::{Fault, How, Parser, map_array, struct_array, with_bad};
+use super::nested::{map_array, struct_array};
+use super::parser::{Fault, How, Parser, with_bad};
 use super::sensitive::shown;
-use super::time::{MICROS_PER_DAY, NoTime, TimeText, Zone};
+use super::time::{NoTime, TimeText, Zone};
 use crate::error::{Error, Result};
 use crate::types::ContractType;
 
@@ -38,26 +39,26 @@ pub(crate) fn cast(array: &ArrayRef, parser: &Parser) -> Result<(ArrayRef, Vec<F
         (DataType::Map(..), How::Map(key, value)) => maps(array, parser, key, value),
         (_, How::Json) => Ok((Arc::new(json(array)?), vec![])),
         (_, How::Text) if from.is_nested() => Ok((Arc::new(json(array)?), vec![])),
-        (DataType::Binary | DataType::LargeBinary | DataType::BinaryView, How::Text) => lossy(array, parser, false),
-        (_, How::Text) if !from.is_binary() => Ok((display(array)?, vec![])),
+        (DataType::Binary | DataType::LargeBinary | DataType::BinaryView, How::Text) => lossy(array, &parser.arrow, parser, false),
+        (_, How::Text) if !from.is_binary() => {
+            let (typed, bad) = display_or_fail(array)?;
+            let why = || format!("is a {from} without a text");
+            Ok((typed, bad.into_iter().map(|row| Fault { row, path: String::new(), value: String::new(), why: why() }).collect()))
+        }
         (_, How::Binary(_)) if from.is_binary() || matches!(from, DataType::FixedSizeBinary(_)) => {
             let array = if matches!(from, DataType::FixedSizeBinary(_)) { plain(array, &DataType::Binary)? } else { Arc::clone(array) };
             Ok((plain(&array, &parser.arrow)?, vec![]))
         }
-        (DataType::Timestamp(_, zone), How::Timestamp(_, local)) => {
-            if zone.is_some() {
-                Ok((plain(array, &parser.arrow)?, vec![]))
-            } else {
-                instants(&plain(array, &DataType::Timestamp(TimeUnit::Microsecond, None))?, parser, local)
-            }
-        }
-        (DataType::Date32 | DataType::Date64, How::Timestamp(_, local)) => {
-            let days = plain(array, &DataType::Date32)?;
-            let midnights = days.as_primitive::<Date32Type>().unary::<_, TimestampMicrosecondType>(|d| i64::from(d) * MICROS_PER_DAY);
-            instants(&(Arc::new(midnights) as ArrayRef), parser, local)
+        (DataType::Timestamp(_, Some(_)), How::Timestamp(..)) => lossy(array, &parser.arrow, parser, false),
+        (DataType::Timestamp(_, None) | DataType::Date32 | DataType::Date64, How::Timestamp(_, zone)) => {
+            let (local, mut faults) =
+                lossy(array, &DataType::Timestamp(TimeUnit::Microsecond, None), parser, matches!(from, DataType::Date32))?;
+            let (instants, gaps) = instants(&local, parser, zone)?;
+            faults.extend(gaps);
+            Ok((instants, faults))
         }
         (DataType::Date64, How::Date(_)) => Ok((plain(array, &parser.arrow)?, vec![])),
-        (DataType::Timestamp(..), How::Date(_)) => lossy(array, parser, true),
+        (DataType::Timestamp(..), How::Date(_)) => lossy(array, &parser.arrow, parser, true),
         (DataType::Time32(_) | DataType::Time64(_), How::Time(_)) => {
             let micros = plain(array, &DataType::Time64(TimeUnit::Microsecond))?;
             let micros = micros.as_primitive::<Time64MicrosecondType>();
@@ -70,7 +71,7 @@ pub(crate) fn cast(array: &ArrayRef, parser: &Parser) -> Result<(ArrayRef, Vec<F
         {
             // A double is not expected to be a float exactly; every other number is expected to come through whole.
             let exact = !matches!((from, &parser.how), (DataType::Float64 | DataType::Float16, How::Float));
-            lossy(array, parser, exact)
+            lossy(array, &parser.arrow, parser, exact)
         }
         _ => Err(Error::data(
             format!("the file has {from} where the contract has {}", parser.ty),
@@ -79,30 +80,35 @@ pub(crate) fn cast(array: &ArrayRef, parser: &Parser) -> Result<(ArrayRef, Vec<F
     }
 }
 
-/// Each value's text: what a CSV would hold; nested values as JSON.
+/// Each value's text: what a CSV would hold; nested values as JSON. A value that has no text (a date beyond the calendar) is NULL.
 pub(crate) fn display(array: &ArrayRef) -> Result<ArrayRef> {
+    Ok(display_or_fail(array)?.0)
+}
+
+/// [`display`], and the rows that have no text.
+fn display_or_fail(array: &ArrayRef) -> Result<(ArrayRef, Vec<usize>)> {
     let ty = array.data_type();
     match ty {
-        DataType::Utf8View => Ok(Arc::clone(array)),
-        DataType::Utf8 | DataType::LargeUtf8 => plain(array, &DataType::Utf8View),
-        _ if ty.is_nested() => Ok(Arc::new(json(array)?)),
-        _ => {
-            let options = FormatOptions::default();
-            let formatter = ArrayFormatter::try_new(array, &options)?;
-            let mut out = StringViewBuilder::with_capacity(array.len());
-            let mut text = String::new();
-            for row in 0..array.len() {
-                if array.is_null(row) {
-                    out.append_null();
-                    continue;
-                }
-                text.clear();
-                formatter.value(row).write(&mut text).map_err(|_| Error::bug(format!("a value of {ty} has no text")))?;
-                out.append_value(&text);
-            }
-            Ok(Arc::new(out.finish()))
+        DataType::Utf8View => return Ok((Arc::clone(array), vec![])),
+        DataType::Utf8 | DataType::LargeUtf8 => return Ok((plain(array, &DataType::Utf8View)?, vec![])),
+        _ if ty.is_nested() => return Ok((Arc::new(json(array)?), vec![])),
+        _ => {}
+    }
+    let options = FormatOptions::default();
+    let formatter = ArrayFormatter::try_new(array, &options)?;
+    let (mut out, mut bad, mut text) = (StringViewBuilder::with_capacity(array.len()), vec![], String::new());
+    for row in 0..array.len() {
+        text.clear();
+        if array.is_null(row) {
+            out.append_null();
+        } else if formatter.value(row).write(&mut text).is_ok() {
+            out.append_value(&text);
+        } else {
+            bad.push(row);
+            out.append_null();
         }
     }
+    Ok((Arc::new(out.finish()), bad))
 }
 
 /// Each value as JSON text.
@@ -128,9 +134,9 @@ fn plain(array: &ArrayRef, to: &DataType) -> Result<ArrayRef> {
 }
 
 /// Arrow's cast, and the values that it lost. `exact`: a value must also come back as it was.
-fn lossy(array: &ArrayRef, parser: &Parser, exact: bool) -> Result<(ArrayRef, Vec<Fault>)> {
+fn lossy(array: &ArrayRef, to: &DataType, parser: &Parser, exact: bool) -> Result<(ArrayRef, Vec<Fault>)> {
     let safe = CastOptions { safe: true, ..CastOptions::default() };
-    let typed = cast_with_options(array, &parser.arrow, &safe)?;
+    let typed = cast_with_options(array, to, &safe)?;
     let mut bad: Vec<usize> = vec![];
     if typed.null_count() > array.null_count() {
         bad.extend((0..array.len()).filter(|row| array.is_valid(*row) && typed.is_null(*row)));
@@ -155,7 +161,7 @@ fn lossy(array: &ArrayRef, parser: &Parser, exact: bool) -> Result<(ArrayRef, Ve
     let formatter = ArrayFormatter::try_new(array, &options)?;
     let faults = bad.into_iter().map(|row| {
         let value = formatter.value(row).try_to_string().unwrap_or_default();
-        let why = if binary { "is not UTF-8 text".to_owned() } else { format!("is not a {} without loss", parser.ty) };
+        let why = if binary { "is not UTF-8 text".to_owned() } else { format!("does not fit {} without loss", parser.ty) };
         Fault { row, path: String::new(), value: shown(&value).into_owned(), why }
     });
     Ok((typed, faults.collect()))

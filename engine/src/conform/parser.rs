@@ -2,18 +2,16 @@
 //! costs more than its parsing; what was wrong with it is worked out then.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, ArrowPrimitiveType, BinaryViewBuilder, BooleanArray, BooleanBufferBuilder, ListArray, MapArray, PrimitiveArray,
-    StringViewArray, StringViewBuilder, StructArray, make_array,
+    Array, ArrayRef, ArrowPrimitiveType, BinaryViewBuilder, BooleanArray, BooleanBufferBuilder, PrimitiveArray, StringViewArray,
+    StringViewBuilder,
 };
-use arrow::buffer::{BooleanBuffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::buffer::{BooleanBuffer, NullBuffer, ScalarBuffer};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, FieldRef, Fields, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
-    TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType,
 };
 use base64::Engine;
 
@@ -22,7 +20,7 @@ use super::sensitive::{SHOWN, scrub, shown};
 use super::time::{self, Format, NoTime, TimeText, Zone};
 use super::{json, native};
 use crate::contract::Column;
-use crate::error::{Complaint, Error, Result};
+use crate::error::{Complaint, Result};
 use crate::types::ContractType;
 
 /// How the text of one column (or of one leaf of a nested one) is read. Made once, used by all partitions.
@@ -184,9 +182,7 @@ impl Parser {
             How::Timestamp(formats, zone) => {
                 let gap = |r: Result<i64, NoTime>| r == Err(NoTime::Gap);
                 let bytes = trimmed.as_bytes();
-                if gap(time::iso_timestamp(bytes, zone)) && formats.is_empty()
-                    || formats.iter().any(|f| gap(time::timestamp(bytes, f, zone)))
-                {
+                if gap(time::iso_timestamp(bytes, zone)) || formats.iter().any(|f| gap(time::timestamp(bytes, f, zone))) {
                     return format!("does not exist in {}: the clocks went forward over it", zone.name());
                 }
                 if formats.is_empty() {
@@ -241,122 +237,6 @@ impl Parser {
             what
         }
     }
-
-    fn structs(&self, array: &StringViewArray, parts: &[(String, Parser)]) -> Result<(ArrayRef, Vec<Fault>)> {
-        let DataType::Struct(fields) = &self.arrow else { return Err(Error::bug("a struct's parser without fields")) };
-        let n = array.len();
-        let mut texts: Vec<StringViewBuilder> = parts.iter().map(|_| StringViewBuilder::with_capacity(n)).collect();
-        let (mut valid, mut faults) = (BooleanBufferBuilder::new(n), vec![]);
-        let mut slots: Vec<Option<&str>> = vec![None; parts.len()];
-        for row in 0..n {
-            slots.fill(None);
-            let text = if array.is_null(row) { "null" } else { array.value(row).trim_ascii() };
-            let found = |key: Cow<str>, value| {
-                if let Some(at) = parts.iter().position(|(name, _)| *name == key) {
-                    slots[at] = Some(value);
-                }
-            };
-            let present = text != "null" && json::valid(text) && json::members(text, found);
-            if text != "null" && !present {
-                faults.push(self.fault(row, text));
-                slots.fill(None);
-            }
-            valid.append(present);
-            for (((_, part), text), slot) in parts.iter().zip(&mut texts).zip(&slots) {
-                if let Err(fault) = append(text, *slot, part, row) {
-                    faults.push(fault);
-                }
-            }
-        }
-        let children = parts.iter().zip(&mut texts).map(|((name, part), text)| {
-            let (child, inner) = part.parse(&text.finish())?;
-            faults.extend(inner.into_iter().map(|f| Fault { path: format!(".{name}{}", f.path), ..f }));
-            Ok(child)
-        });
-        let children = children.collect::<Result<Vec<_>>>()?;
-        Ok((struct_array(fields, children, NullBuffer::new(valid.finish()), n)?, faults))
-    }
-
-    fn lists(&self, array: &StringViewArray, item: &Parser) -> Result<(ArrayRef, Vec<Fault>)> {
-        let DataType::List(field) = &self.arrow else { return Err(Error::bug("a list's parser without an element")) };
-        let mut nested = Nested::new(array.len());
-        let (mut items, mut faults) = (StringViewBuilder::new(), vec![]);
-        for row in 0..array.len() {
-            let text = if array.is_null(row) { "null" } else { array.value(row).trim_ascii() };
-            let present = text != "null"
-                && json::valid(text)
-                && json::elements(text, |value| {
-                    if let Err(fault) = append(&mut items, Some(value), item, row) {
-                        faults.push(fault);
-                    }
-                    nested.child(row);
-                });
-            if text != "null" && !present {
-                faults.push(self.fault(row, text));
-            }
-            nested.end(present)?;
-        }
-        let (values, inner) = item.parse(&items.finish())?;
-        faults.extend(inner.into_iter().map(|f| nested.outer(f, |k| format!("[{k}]"))));
-        let (offsets, nulls) = nested.finish();
-        Ok((Arc::new(ListArray::try_new(Arc::clone(field), offsets, values, nulls)?), faults))
-    }
-
-    fn maps(&self, array: &StringViewArray, key: &Parser, value: &Parser) -> Result<(ArrayRef, Vec<Fault>)> {
-        let mut nested = Nested::new(array.len());
-        let (mut keys, mut values, mut faults) = (StringViewBuilder::new(), StringViewBuilder::new(), vec![]);
-        for row in 0..array.len() {
-            let text = if array.is_null(row) { "null" } else { array.value(row).trim_ascii() };
-            let mut seen: HashSet<Cow<str>> = HashSet::new();
-            let mut twice = false;
-            let present = text != "null"
-                && json::valid(text)
-                && json::members(text, |name, member| {
-                    keys.append_value(&name);
-                    if let Err(fault) = append(&mut values, Some(member), value, row) {
-                        faults.push(fault);
-                    }
-                    nested.child(row);
-                    twice |= !seen.insert(name);
-                });
-            if twice {
-                faults.push(Fault { why: "names a key twice".into(), ..self.fault(row, text) });
-            } else if text != "null" && !present {
-                faults.push(self.fault(row, text));
-            }
-            nested.end(present)?;
-        }
-        let (keys, bad_keys) = key.parse(&keys.finish())?;
-        let (values, inner) = value.parse(&values.finish())?;
-        // A key is data, so the path counts the entries instead of naming them.
-        faults.extend(bad_keys.into_iter().map(|f| nested.outer(f, |k| format!("[key {}]", k + 1))));
-        faults.extend(inner.into_iter().map(|f| nested.outer(f, |k| format!("[entry {}]", k + 1))));
-        let (offsets, nulls) = nested.finish();
-        Ok((map_array(&self.arrow, offsets, keys, values, nulls)?, faults))
-    }
-}
-
-/// A struct of `fields`; what is not valid is NULL.
-pub(crate) fn struct_array(fields: &Fields, children: Vec<ArrayRef>, nulls: NullBuffer, len: usize) -> Result<ArrayRef> {
-    let nulls = (nulls.null_count() > 0).then_some(nulls);
-    Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), children, nulls, len)?))
-}
-
-/// A map in our layout. Keys that failed have no NULL to be: their rows are refused anyway, so they keep the buffer's default.
-pub(crate) fn map_array(
-    arrow: &DataType,
-    offsets: OffsetBuffer<i32>,
-    keys: ArrayRef,
-    values: ArrayRef,
-    nulls: Option<NullBuffer>,
-) -> Result<ArrayRef> {
-    let DataType::Map(field, _) = arrow else { return Err(Error::bug("a map's parser without entries")) };
-    let DataType::Struct(fields) = field.data_type() else { return Err(Error::bug("a map without key and value")) };
-    let keys = if keys.null_count() > 0 { make_array(keys.to_data().into_builder().nulls(None).build()?) } else { keys };
-    let len = keys.len();
-    let entries = StructArray::try_new_with_length(fields.clone(), vec![keys, values], None, len)?;
-    let field: &FieldRef = field;
-    Ok(Arc::new(MapArray::try_new(Arc::clone(field), offsets, entries, nulls, false)?))
 }
 
 /// `nulls` and the rows that failed.
@@ -371,67 +251,6 @@ pub(crate) fn with_bad(nulls: Option<&NullBuffer>, len: usize, bad: &[usize]) ->
     }
     bad.iter().for_each(|row| valid.set_bit(*row, false));
     Some(NullBuffer::new(valid.finish()))
-}
-
-/// Rows with children: where each row's children begin, and whose child each one is.
-struct Nested {
-    offsets: Vec<i32>,
-    parents: Vec<usize>,
-    valid: BooleanBufferBuilder,
-}
-
-impl Nested {
-    fn new(rows: usize) -> Self {
-        let mut offsets = Vec::with_capacity(rows + 1);
-        offsets.push(0);
-        Nested { offsets, parents: vec![], valid: BooleanBufferBuilder::new(rows) }
-    }
-    fn child(&mut self, row: usize) {
-        self.parents.push(row);
-    }
-    fn end(&mut self, valid: bool) -> Result<()> {
-        let end = i32::try_from(self.parents.len()).map_err(|_| Error::bug("a batch with more than 2^31 list elements"))?;
-        self.offsets.push(end);
-        self.valid.append(valid);
-        Ok(())
-    }
-    /// A child's fault as its row's.
-    fn outer(&self, fault: Fault, segment: impl Fn(usize) -> String) -> Fault {
-        let row = self.parents[fault.row];
-        let position = fault.row - self.offsets[row] as usize;
-        Fault { row, path: format!("{}{}", segment(position), fault.path), ..fault }
-    }
-    fn finish(mut self) -> (OffsetBuffer<i32>, Option<NullBuffer>) {
-        let nulls = NullBuffer::new(self.valid.finish());
-        (OffsetBuffer::new(ScalarBuffer::from(self.offsets)), (nulls.null_count() > 0).then_some(nulls))
-    }
-}
-
-/// Appends a JSON value as the text that `part` reads: leaves without quotes, nested values as JSON.
-fn append(texts: &mut StringViewBuilder, value: Option<&str>, part: &Parser, row: usize) -> Result<(), Fault> {
-    let Some(value) = value.filter(|v| *v != "null") else {
-        texts.append_null();
-        return Ok(());
-    };
-    if matches!(part.how, How::Json | How::Struct(_) | How::List(_) | How::Map(..)) {
-        texts.append_value(value);
-        return Ok(());
-    }
-    match json::leaf(value) {
-        Ok(text) => {
-            texts.append_option(text);
-            Ok(())
-        }
-        Err(()) => {
-            texts.append_null();
-            Err(Fault {
-                row,
-                path: String::new(),
-                value: shown(value).into_owned(),
-                why: "holds a lone surrogate, which is not text".into(),
-            })
-        }
-    }
 }
 
 fn numbers<T: ArrowPrimitiveType>(array: &StringViewArray, parse: impl Fn(&[u8]) -> Option<T::Native>) -> (ArrayRef, Vec<usize>) {
@@ -562,7 +381,7 @@ fn cleared(array: &StringViewArray, bad: &[usize]) -> ArrayRef {
 /// Compiles strftime formats, and tries each on a sample: a format that lacks a part of what the type needs is refused here.
 fn compile(formats: &[String], needs: &str, reads: impl Fn(&[u8], &Format) -> bool) -> Result<Vec<Format>, Complaint> {
     let compiled = formats.iter().enumerate().map(|(i, text)| {
-        let at = || ["format".to_owned(), i.to_string()];
+        let at = || format_path(formats, i);
         let Some(format) = Format::new(text) else {
             return Err(Complaint::at(at(), format!("'{text}' is not a format")).help("write for example %d/%m/%Y or %Y-%m-%d %H:%M:%S"));
         };
@@ -582,14 +401,21 @@ fn encodings(formats: &[String]) -> Result<Vec<Encoding>, Complaint> {
     if formats.is_empty() {
         return Ok(vec![Encoding::Hex]);
     }
-    let known =
-        formats.iter().enumerate().map(|(i, format)| match format.as_str() {
-            "hex" => Ok(Encoding::Hex),
-            "base64" => Ok(Encoding::Base64),
-            other => Err(Complaint::at(["format".to_owned(), i.to_string()], format!("'{other}' is no encoding of bytes"))
-                .help("write hex or base64")),
-        });
+    let known = formats.iter().enumerate().map(|(i, format)| match format.as_str() {
+        "hex" => Ok(Encoding::Hex),
+        "base64" => Ok(Encoding::Base64),
+        other => Err(Complaint::at(format_path(formats, i), format!("'{other}' is no encoding of bytes")).help("write hex or base64")),
+    });
     known.collect()
+}
+
+/// `format: X` has no index, `format: [X, Y]` has.
+fn format_path(formats: &[String], at: usize) -> Vec<String> {
+    let mut path = vec!["format".to_owned()];
+    if formats.len() > 1 {
+        path.push(at.to_string());
+    }
+    path
 }
 
 fn takes_format(ty: &ContractType) -> bool {
