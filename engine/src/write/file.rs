@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use datafusion::common::hash_utils::{RandomState, create_hashes};
-use object_store::ObjectStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use parquet::arrow::ArrowSchemaConverter;
@@ -165,6 +165,7 @@ pub(crate) struct Finished {
 /// A file being written. Dropped unfinished, it leaves nothing behind.
 pub(crate) struct OpenFile {
     pub path: Path,
+    store: Arc<dyn ObjectStore>,
     writer: SerializedFileWriter<Vec<u8>>,
     upload: Option<BufWriter>,
     rows: u64,
@@ -180,8 +181,8 @@ impl std::fmt::Debug for OpenFile {
 impl OpenFile {
     pub fn new(encoder: &Encoder, store: Arc<dyn ObjectStore>, path: Path) -> Result<Self> {
         let writer = SerializedFileWriter::new(Vec::new(), Arc::clone(&encoder.root), Arc::clone(&encoder.props))?;
-        let upload = BufWriter::with_capacity(store, path.clone(), PART).with_max_concurrency(PARTS_AT_ONCE);
-        Ok(OpenFile { path, writer, upload: Some(upload), rows: 0, bytes: 0 })
+        let upload = BufWriter::with_capacity(Arc::clone(&store), path.clone(), PART).with_max_concurrency(PARTS_AT_ONCE);
+        Ok(OpenFile { path, store, writer, upload: Some(upload), rows: 0, bytes: 0 })
     }
 
     /// Bytes so far, on their way or gone.
@@ -207,15 +208,20 @@ impl OpenFile {
     pub async fn finish(mut self) -> Result<Finished> {
         let meta = self.writer.finish()?;
         self.send().await?;
-        if let Some(upload) = &mut self.upload {
-            let done = std::future::poll_fn(|cx| Pin::new(&mut *upload).poll_shutdown(cx)).await;
-            if let Err(e) = done {
-                // The upload's own state is spent; its drop removes what it left.
-                self.upload = None;
-                return Err(unwritable(&self.path, &e));
-            }
+        let Some(mut upload) = self.upload.take() else { return Err(Error::bug("a file was finished twice")) };
+        // In a task of its own: what the store has begun to make whole cannot be stopped, only undone afterwards.
+        let done = async move { std::future::poll_fn(|cx| Pin::new(&mut upload).poll_shutdown(cx)).await };
+        let mut finishing = Finishing { task: Some(tokio::spawn(done)), store: Arc::clone(&self.store), path: self.path.clone() };
+        let done = match &mut finishing.task {
+            Some(task) => task.await,
+            None => return Err(Error::bug("a file was finished twice")),
+        };
+        finishing.task = None;
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(unwritable(&self.path, &e)),
+            Err(e) => return Err(Error::bug(format!("finishing {}: {e}", self.path))),
         }
-        self.upload = None;
         Ok(Finished { rows: self.rows, bytes: self.bytes, meta })
     }
 
@@ -238,6 +244,25 @@ impl Drop for OpenFile {
         if let (Some(mut upload), Ok(runtime)) = (self.upload.take(), tokio::runtime::Handle::try_current()) {
             drop(runtime.spawn(async move {
                 let _ = upload.abort().await;
+            }));
+        }
+    }
+}
+
+/// The last step of a file. Dropped in the middle, it waits for the end and then deletes the file.
+struct Finishing {
+    task: Option<tokio::task::JoinHandle<std::io::Result<()>>>,
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+}
+
+impl Drop for Finishing {
+    fn drop(&mut self) {
+        if let (Some(task), Ok(runtime)) = (self.task.take(), tokio::runtime::Handle::try_current()) {
+            let (store, path) = (Arc::clone(&self.store), self.path.clone());
+            drop(runtime.spawn(async move {
+                let _ = task.await;
+                let _ = store.delete(&path).await;
             }));
         }
     }
