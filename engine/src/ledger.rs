@@ -38,7 +38,10 @@ pub struct Ledger {
     tallies: Mutex<BTreeMap<String, u64>>,
     rules: Mutex<BTreeMap<(String, String), u64>>,
     warnings: Mutex<BTreeMap<String, u64>>,
+    failures: Mutex<BTreeMap<String, u64>>,
     sink: Mutex<Option<Arc<dyn RejectSink>>>,
+    table: Mutex<String>,
+    batch: Mutex<String>,
 }
 
 impl Ledger {
@@ -78,6 +81,34 @@ impl Ledger {
 
     pub fn warnings(&self) -> BTreeMap<String, u64> {
         self.warnings.lock().clone()
+    }
+
+    /// A rule with `on_fail: fail` that rows broke: the run must not commit. Never holds a row's value.
+    pub fn fail(&self, rule: impl Into<String>, rows: usize) {
+        *self.failures.lock().entry(rule.into()).or_default() += rows as u64;
+    }
+
+    /// Broken rules that forbid the commit, with the rows that broke each.
+    pub fn failures(&self) -> BTreeMap<String, u64> {
+        self.failures.lock().clone()
+    }
+
+    /// The table that the load writes, for the rows in quarantine. Set by the driver before the plan runs.
+    pub fn set_table(&self, table: impl Into<String>) {
+        *self.table.lock() = table.into();
+    }
+
+    pub fn table(&self) -> String {
+        self.table.lock().clone()
+    }
+
+    /// The batch of the load, for the rows in quarantine. Set by the driver before the plan runs.
+    pub fn set_batch(&self, batch: impl Into<String>) {
+        *self.batch.lock() = batch.into();
+    }
+
+    pub fn batch(&self) -> String {
+        self.batch.lock().clone()
     }
 
     /// Where rejected rows go. Set by the driver before the plan runs.

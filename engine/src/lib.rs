@@ -7,9 +7,11 @@
 pub mod checks;
 pub mod conform;
 pub mod contract;
+pub mod dedup;
 pub mod error;
 pub mod keys;
 pub mod ledger;
+pub mod load;
 pub mod planner;
 pub mod route;
 pub mod session;

@@ -15,7 +15,13 @@ use datafusion::physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, Phy
 /// Plans one kind of node; `None` when the node is of another kind.
 pub type PlanOperator = fn(&dyn UserDefinedLogicalNode, &[Arc<dyn ExecutionPlan>], &dyn Session) -> Result<Option<Arc<dyn ExecutionPlan>>>;
 
-const OPERATORS: &[PlanOperator] = &[crate::tally::plan_operator];
+const OPERATORS: &[PlanOperator] = &[
+    crate::tally::plan_operator,
+    crate::route::plan_operator,
+    crate::steps::fill::plan_operator,
+    crate::dedup::plan_operator,
+    crate::write::plan_operator,
+];
 
 #[derive(Debug)]
 struct Operators;

@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary as users run it, built beside the tests so that they can start and kill it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    smelt::cli::main()
+}

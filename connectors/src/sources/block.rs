@@ -23,8 +23,13 @@ pub struct Block {
 /// Finds record ends. One per open file; called under the file's lock, so it must be fast.
 pub trait Splitter: Send {
     /// How many bytes at the start of `buf` are whole records; `buf` starts at a record. 0: more bytes are needed.
-    /// At `eof` it must consume everything. The same bytes must give the same records however they are cut.
+    /// At `eof` it must consume everything (in several calls, if it likes). The same bytes must give the same records however they are cut.
     fn split(&mut self, buf: &[u8], eof: bool) -> Result<usize>;
+
+    /// The byte that ends a physical line, for line numbers.
+    fn newline(&self) -> u8 {
+        b'\n'
+    }
 }
 
 /// Turns blocks into raw rows: one Utf8View column per contract column, then the hidden columns `_file`, `_line`, `_offset`,

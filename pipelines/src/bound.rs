@@ -1,0 +1,140 @@
+//! A pipeline after its YAML: names resolved, types parsed, tables in the order in which they load.
+//! What is here came through `bind` and is right as far as can be known without reading data.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use smelt_connectors::formats::FormatKind;
+use smelt_connectors::sources::{self, Listing, SourceSpec};
+use smelt_connectors::stores::{Location, Stores};
+use chrono::{DateTime, Utc};
+use smelt_engine::checks::Check;
+use smelt_engine::error::Complaint;
+use smelt_engine::{Error, Result};
+use smelt_engine::contract::Contract;
+use smelt_engine::keys::Keys;
+use smelt_engine::steps::Step;
+use smelt_engine::table::{TableFormat, TableName};
+use smelt_engine::write::partition::PartitionBy;
+
+use crate::diagnostic::Diagnostics;
+use crate::graph::Graph;
+pub use crate::spec::{MaxRejected, OnChangedFile};
+use crate::spec::{Loaded, SampleSpec};
+
+/// A whole pipeline for one environment.
+#[derive(Debug)]
+pub struct Bound {
+    pub name: String,
+    /// The pipeline as the user named it, for messages that suggest a command.
+    pub shown: String,
+    pub environment: String,
+    /// Relative paths in sources start here.
+    pub base: PathBuf,
+    pub stores: Arc<Stores>,
+    pub lake: Location,
+    pub keys: Keys,
+    pub sources: BTreeMap<String, SourceSpec>,
+    /// In loading order.
+    pub tables: Vec<BoundTable>,
+    pub graph: Graph,
+    /// Input that a run may make itself where there is none.
+    pub sample: Option<SampleSpec>,
+    /// The text and its positions, for diagnostics of later stages.
+    pub loaded: Loaded,
+    /// What each source holds, listed once per process.
+    pub listings: tokio::sync::Mutex<BTreeMap<String, Arc<Listing>>>,
+}
+
+/// Where a table's rows come from.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// A source of the pipeline, by name.
+    Source(String),
+    /// A query over other tables of the lake.
+    Sql(String),
+}
+
+/// What a load does to the rows that are in the table already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    Append,
+    Replace,
+    ReplacePartitions,
+}
+
+impl Mode {
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Append => "append",
+            Mode::Replace => "replace",
+            Mode::ReplacePartitions => "replace_partitions",
+        }
+    }
+}
+
+/// One table.
+#[derive(Debug)]
+pub struct BoundTable {
+    pub name: TableName,
+    pub input: Input,
+    /// `None`: inferred from the input.
+    pub contract: Option<Contract>,
+    pub steps: Vec<Step>,
+    pub checks: Vec<Check>,
+    pub mode: Mode,
+    pub kind: FormatKind,
+    pub format: Arc<dyn TableFormat>,
+    pub location: Location,
+    /// Where its rejected rows go: a Delta table `quarantine.<layer>_<name>`.
+    pub quarantine: Arc<dyn TableFormat>,
+    pub quarantine_location: Location,
+    pub partition_by: Vec<PartitionBy>,
+    /// Bytes.
+    pub target_file_size: u64,
+    pub max_rejected: Option<MaxRejected>,
+    pub provenance: bool,
+    pub on_changed_file: OnChangedFile,
+    /// Descriptions of columns, for the table's log.
+    pub descriptions: BTreeMap<String, String>,
+    /// Hash of all that decides the table's rows.
+    pub definition: String,
+}
+
+impl Bound {
+    /// The tables that `name` reads.
+    pub fn reads(&self, name: &TableName) -> impl Iterator<Item = &BoundTable> {
+        let reads = self.graph.get(&name.to_string());
+        self.tables.iter().filter(move |t| reads.is_some_and(|r| r.contains(&t.name.to_string())))
+    }
+
+    /// A source by name.
+    pub fn source(&self, name: &str) -> Result<&SourceSpec> {
+        self.sources.get(name).ok_or_else(|| Error::bug(format!("no source {name}")))
+    }
+
+    /// The files of a source. Listed on the first call, so that all stages of one process see the same files.
+    pub async fn listing(&self, source: &str, now: DateTime<Utc>) -> Result<Arc<Listing>> {
+        let mut listings = self.listings.lock().await;
+        if let Some(known) = listings.get(source) {
+            return Ok(Arc::clone(known));
+        }
+        let listing = Arc::new(sources::list(self.source(source)?, self, now).await?);
+        listings.insert(source.to_owned(), Arc::clone(&listing));
+        Ok(listing)
+    }
+
+    /// Whether a source looks for its files in `folder`.
+    pub fn reads_below(&self, folder: &std::path::Path) -> bool {
+        self.sources.values().any(|s| s.paths().iter().any(|p| self.base.join(p).starts_with(folder)))
+    }
+
+    /// Turns complaints about a table into diagnostics with their places.
+    pub fn diagnose(&self, table: &TableName, complaints: Vec<Complaint>, out: &mut Diagnostics) {
+        let name = table.to_string();
+        for complaint in &complaints {
+            out.push(self.loaded.diagnose(&["tables", &name], complaint));
+        }
+    }
+}

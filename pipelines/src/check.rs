@@ -1,0 +1,136 @@
+//! Plans every table before any is run: a mistake in the last gold query is found before the first silver row is read (law 8).
+//!
+//! Tables are planned over empty stand-ins that have the schema of the tables before them, so that no data is needed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+use smelt_engine::conform::Sensitive;
+use smelt_engine::contract::{Contract, OnNewColumn, hidden};
+use smelt_engine::ledger::Ledger;
+use smelt_engine::load::{Assembled, LoadSpec, assemble};
+use smelt_engine::session::Resources;
+use smelt_engine::steps::{self, Scope};
+use smelt_engine::table::TableName;
+use smelt_engine::{Error, Result, error::Complaint};
+
+use crate::bound::{Bound, BoundTable, Input};
+use crate::diagnostic::Diagnostics;
+use crate::run::context::register;
+use crate::run::{RunOptions, input, load};
+
+/// Why a pipeline cannot run.
+#[derive(Debug)]
+pub enum CheckFailure {
+    /// The user's mistakes, with their places.
+    Pipeline(Diagnostics),
+    /// Something else, such as an unreadable source.
+    Other(Error),
+}
+
+/// A table as planned.
+#[derive(Debug)]
+pub struct CheckedTable {
+    pub name: TableName,
+    pub schema: SchemaRef,
+    /// The contract, where it was inferred.
+    pub inferred: Option<Contract>,
+}
+
+/// Plans all tables in order; collects the mistakes of all of them.
+pub async fn check(bound: &Bound, options: &RunOptions) -> Result<Vec<CheckedTable>, CheckFailure> {
+    let resources = Resources::new(64 << 20, 1, None).map_err(CheckFailure::Other)?;
+    let mut planned: BTreeMap<String, SchemaRef> = BTreeMap::new();
+    let mut tables = vec![];
+    let mut diagnostics = Diagnostics::default();
+    for table in &bound.tables {
+        // a table that reads a broken one cannot be judged
+        if bound.reads(&table.name).any(|t| !planned.contains_key(&t.name.to_string())) {
+            continue;
+        }
+        match plan(bound, table, &resources, &planned, options).await {
+            Ok((assembled, inferred)) => {
+                planned.insert(table.name.to_string(), Arc::clone(&assembled.schema));
+                tables.push(CheckedTable { name: table.name.clone(), schema: assembled.schema, inferred });
+            }
+            Err(Error::Pipeline(complaints)) => bound.diagnose(&table.name, complaints, &mut diagnostics),
+            Err(other) => return Err(CheckFailure::Other(other)),
+        }
+    }
+    if diagnostics.is_empty() { Ok(tables) } else { Err(CheckFailure::Pipeline(diagnostics)) }
+}
+
+async fn plan(
+    bound: &Bound,
+    table: &BoundTable,
+    resources: &Resources,
+    planned: &BTreeMap<String, SchemaRef>,
+    options: &RunOptions,
+) -> Result<(Assembled, Option<Contract>)> {
+    let session = resources.session(Arc::new(Ledger::default()));
+    steps::mask::register(&session, &bound.keys);
+    for upstream in bound.reads(&table.name) {
+        if let Some(schema) = planned.get(&upstream.name.to_string()) {
+            register(&session, &upstream.name, empty(Arc::clone(schema))?)?;
+        }
+    }
+    let mut inferred = None;
+    let input = match &table.input {
+        Input::Sql(sql) => steps::sql::plan_query(&session, sql, &["sql"]).await?,
+        Input::Source(source) => {
+            let contract = match &table.contract {
+                Some(declared) => {
+                    let mut contract = declared.clone();
+                    // folders named key=value give columns; where nothing can be listed yet, there are none
+                    if let Ok(listing) = bound.listing(source, options.now).await {
+                        for key in &listing.partition_keys {
+                            if contract.columns.iter().all(|c| &c.name != key) {
+                                contract.columns.push(smelt_engine::contract::Column::new(key, smelt_engine::types::ContractType::String));
+                            }
+                        }
+                    }
+                    contract
+                }
+                None => {
+                    let contract = input::inferred(bound, table, source, options.now).await?;
+                    inferred = Some(contract.clone());
+                    contract
+                }
+            };
+            if contract.columns.is_empty() {
+                return Err(Error::pipeline(
+                    Complaint::at(["columns"], "the columns are not declared, and there is no input to infer them from").help("declare `columns:`"),
+                ));
+            }
+            load::scan(empty(conformed_schema(&contract))?)?
+        }
+    };
+    let spec = LoadSpec {
+        steps: &table.steps,
+        checks: &table.checks,
+        partition_by: &table.partition_by,
+        sensitive: &Sensitive::default(),
+        provenance: table.provenance,
+    };
+    let scope = Scope { session: &session, keys: &bound.keys, now: options.now, step: 0, route: None };
+    let assembled = assemble(input, &spec, &scope).await?;
+    Ok((assembled, inferred))
+}
+
+/// What a conformed source gives for `contract`.
+fn conformed_schema(contract: &Contract) -> SchemaRef {
+    let mut fields: Vec<Field> = contract.columns.iter().map(|c| Field::new(&c.name, c.ty.arrow(), true)).collect();
+    fields.push(Field::new(hidden::FILE, DataType::Utf8View, false));
+    fields.push(Field::new(hidden::LINE, DataType::Int64, false));
+    if contract.on_new_column == OnNewColumn::Rescue {
+        fields.push(Field::new(hidden::RESCUED, DataType::Utf8View, true));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+fn empty(schema: SchemaRef) -> Result<Arc<dyn TableProvider>> {
+    Ok(Arc::new(MemTable::try_new(schema, vec![vec![]])?))
+}

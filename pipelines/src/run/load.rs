@@ -1,0 +1,539 @@
+//! One table's load: take input, plan, execute, close the sum, publish. Killed anywhere, it can be started again.
+//!
+//! Order of publishing: data files and quarantine files are written under names that no reader knows; one commit of the table
+//! publishes the data and names the consumed input, the batch and the quarantine files; then the quarantine table takes its
+//! files. A run that dies between the two commits is completed by the next one, which finds the names in the table's checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::provider_as_source;
+use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
+use datafusion::physical_plan::collect;
+use datafusion::prelude::SessionContext;
+use futures::StreamExt;
+use smelt_connectors::sources;
+use smelt_engine::checks::{self, OnFail};
+use smelt_engine::conform::{ConformedSource, Sensitive};
+use smelt_engine::contract::{Contract, hidden};
+use smelt_engine::ledger::Ledger;
+use smelt_engine::load::{Assembled, LoadSpec, assemble};
+use smelt_engine::route::quarantine_schema;
+use smelt_engine::steps::{self, Scope, Step};
+use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Remove, Snapshot};
+use smelt_engine::tally::tally;
+use smelt_engine::write::{self, QuarantineSink, WriteSpec};
+use smelt_engine::{Error, Result, error::Complaint};
+
+use crate::bound::{BoundTable, Input, MaxRejected, Mode};
+use crate::progress::Progress;
+use crate::report::{Status, TableReport};
+use crate::units;
+
+use super::context::RunContext;
+use super::input::{self, Taken};
+
+/// Loads one table and says how it went; never panics, never leaves half a table.
+pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> TableReport {
+    let started = Instant::now();
+    let ledger = Arc::new(Ledger::default());
+    let mut report = TableReport::new(table.name.to_string(), Status::Failed);
+    report.mode = table.mode.name().into();
+    let outcome = try_load(table, cx, progress, &ledger, &mut report).await;
+    report.seconds = started.elapsed().as_secs_f64();
+    report.read = rows_read(table, &ledger);
+    report.bytes_read = Ledger::get(&ledger.bytes_read);
+    report.quarantined = Ledger::get(&ledger.quarantined);
+    report.deduplicated = Ledger::get(&ledger.deduplicated);
+    report.rules = ledger.rules().into_iter().map(|((column, rule), rows)| (if column.is_empty() { rule } else { format!("{column}: {rule}") }, rows)).collect();
+    report.warnings.extend(ledger.warnings());
+    match outcome {
+        Ok(status) => report.status = status,
+        Err(error) => {
+            let error = if personal(table) { without_values(error) } else { error };
+            report.exit_code = exit_code(&error);
+            report.help = error.help().map(str::to_owned);
+            report.error = Some(error.to_string());
+        }
+    }
+    progress.finish(&report);
+    report
+}
+
+/// The exit code that an error alone would give.
+pub fn exit_code(error: &Error) -> u8 {
+    match error {
+        Error::Pipeline(_) => 2,
+        Error::Data { .. } => 3,
+        Error::Retry { .. } => 4,
+        Error::Bug(_) => 1,
+    }
+}
+
+async fn try_load(table: &BoundTable, cx: &RunContext, progress: &Progress, ledger: &Arc<Ledger>, report: &mut TableReport) -> Result<Status> {
+    let base = cx.snapshot(table).await?;
+    if let Some(base) = &base {
+        report.version = Some(base.version);
+        settle_quarantine(table, &base.checkpoint, cx).await?;
+        if base.checkpoint.batches.contains(&cx.batch) {
+            report.warnings.insert(format!("batch {} was published before; nothing done", cx.batch), 0);
+            return Ok(Status::UpToDate);
+        }
+    }
+    let session = cx.session(Arc::clone(ledger));
+    let upstream = cx.register_reads(&session, table).await?;
+    let mut checkpoint = base.as_ref().map(|b| b.checkpoint.clone()).unwrap_or_default();
+
+    let (plan, rebuild, sensitive) = match &table.input {
+        Input::Source(source) => {
+            let Some(taken) = input::take(table, source, &base, cx, ledger).await? else { return Ok(Status::UpToDate) };
+            report.files_read = taken.files.len() as u64;
+            progress.start(&report.table, Arc::clone(ledger), taken.bytes());
+            let (plan, sensitive) = source_plan(table, source, &taken, &base, cx).await?;
+            checkpoint.files.insert(source.clone(), taken.consumed);
+            (plan, taken.rebuild, sensitive)
+        }
+        Input::Sql(sql) => {
+            for read in cx.bound.reads(&table.name) {
+                if !upstream.contains_key(&read.name.to_string()) {
+                    return Err(Error::data(format!("{} does not exist yet", read.name), format!("run it first: --only {}", read.name)));
+                }
+            }
+            let unchanged = base.as_ref().is_some_and(|b| b.checkpoint.upstream == upstream && b.checkpoint.definition == table.definition);
+            if unchanged && !cx.full_refresh {
+                return Ok(Status::UpToDate);
+            }
+            progress.start(&report.table, Arc::clone(ledger), 0);
+            (tally(steps::sql::plan_query(&session, sql, &["sql"]).await?, "input"), true, Sensitive::default())
+        }
+    };
+    let spec = LoadSpec {
+        steps: &table.steps,
+        checks: &table.checks,
+        partition_by: &table.partition_by,
+        sensitive: &sensitive,
+        provenance: table.provenance,
+    };
+    let scope = Scope { session: &session, keys: &cx.bound.keys, now: cx.now, step: 0, route: None };
+    let assembled = assemble(plan, &spec, &scope).await?;
+    let schema = reconcile(table, &base, &assembled, rebuild, ledger)?;
+
+    let now = cx.now.timestamp_millis();
+    let sink = Arc::new(QuarantineSink::new(WriteSpec {
+        prefix: table.quarantine.data_prefix(&None, &cx.batch),
+        ..WriteSpec::new(Arc::clone(&table.quarantine_location.store), table.quarantine_location.prefix.clone(), now)
+    }));
+    ledger.set_sink(Arc::clone(&sink) as _);
+    ledger.set_batch(cx.batch.0.clone());
+    ledger.set_table(table.name.to_string());
+    if cx.dry_run {
+        drain(&session, assembled.plan, ledger).await?;
+        sink.abort().await;
+        verdict(table, cx, ledger, rows_read(table, ledger))?;
+        report.written = Ledger::get(&ledger.written);
+        return Ok(Status::DryRun);
+    }
+
+    let written = execute(table, cx, &session, &base, &assembled).await;
+    let judged = match written {
+        Ok(files) => match judge(table, cx, ledger, &session, &assembled, &files).await {
+            Ok(()) => Ok(files),
+            Err(e) => {
+                discard(table, &files).await;
+                Err(e)
+            }
+        },
+        Err(e) => Err(e),
+    };
+    let files = match judged {
+        Ok(files) => files,
+        Err(e) => {
+            sink.abort().await;
+            return Err(e);
+        }
+    };
+    let rejected = sink.finish().await?;
+
+    checkpoint.sequence += 1;
+    checkpoint.batches.push(cx.batch.clone());
+    checkpoint.upstream = upstream;
+    checkpoint.definition = table.definition.clone();
+    checkpoint.quarantine = rejected;
+    let change = Change {
+        remove: removal(table, &base, rebuild, &files),
+        batch: cx.batch.clone(),
+        checkpoint: checkpoint.clone(),
+        schema,
+        partition_columns: assembled.partition_columns.clone(),
+        descriptions: table.descriptions.clone(),
+        operation: table.mode.name().into(),
+        now,
+        add: files.clone(),
+    };
+    report.written = files.iter().map(|f| f.rows).sum();
+    report.files = files.len() as u64;
+    report.bytes = files.iter().map(|f| f.bytes).sum();
+    cx.forget(&table.name);
+    match table.format.commit(&base, change).await? {
+        Commit::Published { version } => report.version = Some(version),
+        Commit::AlreadyPublished => {
+            report.warnings.insert(format!("batch {} was published by another run; nothing done", cx.batch), 0);
+            return Ok(Status::UpToDate);
+        }
+        Commit::Conflict { with } => {
+            discard(table, &files).await;
+            return Err(Error::retry(format!("another writer published version {with} of {} first", table.name), "run again: it builds on the new version"));
+        }
+    }
+    settle_quarantine(table, &checkpoint, cx).await?;
+    Ok(Status::Published)
+}
+
+/// The plan of a source's rows under the table's contract.
+async fn source_plan(
+    table: &BoundTable,
+    source: &str,
+    taken: &Taken,
+    base: &Option<Snapshot>,
+    cx: &RunContext,
+) -> Result<(LogicalPlan, Sensitive)> {
+    let spec = cx.bound.source(source)?;
+    let contract = input::contract(table, spec, taken, base).await?;
+    if contract.columns.is_empty() {
+        return Err(Error::pipeline(
+            Complaint::at(["columns"], "the columns are not declared, and there is no input to infer them from").help("declare `columns:`"),
+        ));
+    }
+    let raw = sources::open(spec, taken.files.clone(), &contract, cx.resources.threads).await?;
+    let sensitive = sensitive(table, &contract, cx);
+    let provider = ConformedSource::new(raw, contract, sensitive.clone(), table.name.clone())?;
+    Ok((scan(Arc::new(provider))?, sensitive))
+}
+
+/// A scan under the name `input`.
+pub fn scan(provider: Arc<dyn TableProvider>) -> Result<LogicalPlan> {
+    Ok(LogicalPlanBuilder::scan("input", provider_as_source(provider), None)?.build()?)
+}
+
+/// The input columns whose values may not be shown: those that a mask step takes, under the name that they have in the input,
+/// and those tagged `pii`.
+fn sensitive(table: &BoundTable, contract: &Contract, cx: &RunContext) -> Sensitive {
+    let mut out = Sensitive::default();
+    for column in contract.columns.iter().filter(|c| c.tags.iter().any(|t| t == "pii")) {
+        out.columns.insert(column.name.clone(), None);
+    }
+    let mut names: BTreeMap<String, String> = BTreeMap::new(); // name now -> name in the input
+    for step in &table.steps {
+        match step {
+            Step::Rename(rename) => {
+                for (old, new) in rename.pairs() {
+                    let input = names.remove(old).unwrap_or_else(|| old.to_owned());
+                    names.insert(new.to_owned(), input);
+                }
+            }
+            Step::Mask(_) => {
+                for (column, mask) in steps::mask::masked_columns(std::slice::from_ref(step)) {
+                    let input = names.get(&column).cloned().unwrap_or(column);
+                    out.columns.insert(input, mask.text(&cx.bound.keys));
+                }
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+/// Whether anything of this table is masked: then no message may quote a value.
+fn personal(table: &BoundTable) -> bool {
+    table.steps.iter().any(|s| matches!(s, Step::Mask(_))) || table.contract.as_ref().is_some_and(|c| c.columns.iter().any(|c| c.tags.iter().any(|t| t == "pii")))
+}
+
+/// Hides what stands in quotes in errors that come from evaluating expressions: DataFusion quotes the value there.
+fn without_values(error: Error) -> Error {
+    match error {
+        Error::Data { message, help } => Error::Data { message: hide_quoted(&message), help },
+        Error::Bug(message) => Error::Bug(hide_quoted(&message)),
+        other => other,
+    }
+}
+
+fn hide_quoted(message: &str) -> String {
+    let mut out = String::with_capacity(message.len());
+    let mut open: Option<char> = None;
+    for c in message.chars() {
+        match open {
+            Some(q) if c == q => {
+                out.push('…');
+                out.push(c);
+                open = None;
+            }
+            Some(_) => {}
+            None => {
+                out.push(c);
+                if c == '\'' || c == '"' {
+                    open = Some(c);
+                }
+            }
+        }
+    }
+    if open.is_some() {
+        out.push('…');
+    }
+    out
+}
+
+/// The table's schema after this load, or why the table cannot take these rows.
+fn reconcile(
+    table: &BoundTable,
+    base: &Option<Snapshot>,
+    assembled: &Assembled,
+    rebuild: bool,
+    ledger: &Ledger,
+) -> Result<arrow::datatypes::SchemaRef> {
+    let Some(base) = base.as_ref().filter(|_| !rebuild) else { return Ok(Arc::clone(&assembled.schema)) };
+    let mut complaints = vec![];
+    if base.partition_columns != assembled.partition_columns {
+        complaints.push(
+            Complaint::at(["partition_by"], format!("the table is partitioned by [{}]", base.partition_columns.join(", ")))
+                .help("keep that, or rebuild the table with --full-refresh"),
+        );
+    }
+    let mut fields: Vec<_> = base.schema.fields().iter().cloned().collect();
+    for field in assembled.schema.fields() {
+        match base.schema.field_with_name(field.name()) {
+            Ok(old) if old.data_type() != field.data_type() => {
+                let show = |ty| smelt_engine::types::ContractType::from_arrow(ty).map_or_else(|| format!("{ty}"), |t| t.to_string());
+                complaints.push(
+                    Complaint::at(
+                        ["columns".to_owned(), field.name().clone()],
+                        format!("`{}` is {} in the table and {} here", field.name(), show(old.data_type()), show(field.data_type())),
+                    )
+                    .help("keep the type, or rebuild the table with --full-refresh"),
+                );
+            }
+            Ok(_) => {}
+            Err(_) => {
+                ledger.warn(format!("column `{}` is new and was added to the table", field.name()), 0);
+                fields.push(Arc::clone(field));
+            }
+        }
+    }
+    for old in base.schema.fields() {
+        if assembled.schema.field_with_name(old.name()).is_err() && !hidden::RESERVED.contains(&old.name().as_str()) {
+            ledger.warn(format!("column `{}` of the table is not given any more; new rows have NULL there", old.name()), 0);
+        }
+    }
+    if complaints.is_empty() { Ok(Arc::new(arrow::datatypes::Schema::new(fields))) } else { Err(Error::Pipeline(complaints)) }
+}
+
+/// Runs the plan to finished files.
+async fn execute(table: &BoundTable, cx: &RunContext, session: &SessionContext, base: &Option<Snapshot>, assembled: &Assembled) -> Result<Vec<DataFile>> {
+    let spec = WriteSpec {
+        prefix: table.format.data_prefix(base, &cx.batch),
+        partition_columns: assembled.partition_columns.clone(),
+        target_file_size: table.target_file_size,
+        ..WriteSpec::new(Arc::clone(&table.location.store), table.location.prefix.clone(), cx.now.timestamp_millis())
+    };
+    let plan = write::write(assembled.plan.clone(), spec)?;
+    let exec = session.state().create_physical_plan(&plan).await?;
+    tracing::debug!(table = %table.name, plan = %datafusion::physical_plan::displayable(exec.as_ref()).indent(false), "planned");
+    write::files(&collect(exec, session.task_ctx()).await?)
+}
+
+/// Runs the plan and throws the rows away.
+async fn drain(session: &SessionContext, plan: LogicalPlan, ledger: &Ledger) -> Result<()> {
+    let exec = session.state().create_physical_plan(&plan).await?;
+    let mut stream = datafusion::physical_plan::execute_stream(exec, session.task_ctx())?;
+    while let Some(batch) = stream.next().await {
+        Ledger::add(&ledger.written, batch?.num_rows());
+    }
+    Ok(())
+}
+
+/// Rows that entered the load: from the files, or out of the query.
+fn rows_read(table: &BoundTable, ledger: &Ledger) -> u64 {
+    match table.input {
+        Input::Source(_) => Ledger::get(&ledger.read),
+        Input::Sql(_) => ledger.tallies().get("input").copied().unwrap_or(0),
+    }
+}
+
+/// Whether what was written may be published: the sum closes, limits hold, nothing that must not fail has failed.
+async fn judge(
+    table: &BoundTable,
+    cx: &RunContext,
+    ledger: &Ledger,
+    session: &SessionContext,
+    assembled: &Assembled,
+    files: &[DataFile],
+) -> Result<()> {
+    let read = rows_read(table, ledger);
+    let written: u64 = files.iter().map(|f| f.rows).sum();
+    let filtered = filtered(ledger);
+    let (quarantined, deduplicated) = (Ledger::get(&ledger.quarantined), Ledger::get(&ledger.deduplicated));
+    if read as i64 != written as i64 + quarantined as i64 + deduplicated as i64 + filtered {
+        return Err(Error::bug(format!(
+            "{}: {read} rows read, but {written} written + {quarantined} quarantined + {deduplicated} deduplicated + {filtered} filtered; nothing was published",
+            table.name
+        )));
+    }
+    verdict(table, cx, ledger, read)?;
+    expectations(table, ledger, session, assembled, files).await
+}
+
+/// Rows that filter and sql steps took away, less those that sql steps added.
+pub fn filtered(ledger: &Ledger) -> i64 {
+    let tallies = ledger.tallies();
+    tallies
+        .iter()
+        .filter_map(|(point, rows)| {
+            let step = point.strip_suffix(":in")?;
+            Some(*rows as i64 - tallies.get(&format!("{step}:out")).copied().unwrap_or(0) as i64)
+        })
+        .sum()
+}
+
+/// Limits on rejected rows, and checks with `on_fail: fail`.
+fn verdict(table: &BoundTable, _cx: &RunContext, ledger: &Ledger, read: u64) -> Result<()> {
+    let failures = ledger.failures();
+    if !failures.is_empty() {
+        let list = failures.iter().map(|(rule, rows)| format!("{rule} ({})", units::plural(*rows, "row"))).collect::<Vec<_>>().join("; ");
+        return Err(Error::data(format!("checks that may not fail have failed: {list}"), "correct the data, or change the check's on_fail; nothing was published"));
+    }
+    let quarantined = Ledger::get(&ledger.quarantined);
+    let exceeded = match table.max_rejected {
+        Some(MaxRejected::Rows(limit)) => quarantined > limit,
+        Some(MaxRejected::Share(limit)) => quarantined as f64 > limit * read as f64,
+        None => false,
+    };
+    if exceeded {
+        let limit = match table.max_rejected {
+            Some(MaxRejected::Rows(n)) => n.to_string(),
+            Some(MaxRejected::Share(s)) => format!("{}%", s * 100.0),
+            None => String::new(),
+        };
+        let worst = ledger.rules().into_iter().max_by_key(|(_, rows)| *rows).map(|((c, r), n)| format!("; most often {c}: {r} ({n})")).unwrap_or_default();
+        return Err(Error::data(
+            format!("{quarantined} of {read} rows were rejected, more than max_rejected: {limit}{worst}"),
+            "correct the data or the contract; `smelt run --dry-run` shows the rules without publishing",
+        ));
+    }
+    Ok(())
+}
+
+/// Expectations over the whole batch, asked of the files that are about to be published.
+async fn expectations(table: &BoundTable, ledger: &Ledger, session: &SessionContext, assembled: &Assembled, files: &[DataFile]) -> Result<()> {
+    let expectations = checks::batch_expectations(&table.checks);
+    if expectations.is_empty() {
+        return Ok(());
+    }
+    let snapshot = Snapshot {
+        version: 0,
+        schema: Arc::clone(&assembled.schema),
+        partition_columns: assembled.partition_columns.clone(),
+        files: Arc::new(files.to_vec()),
+        checkpoint: Checkpoint::default(),
+        state: Arc::new(()),
+    };
+    let provider = table.format.provider(&snapshot).await?;
+    session.register_table("batch", provider)?;
+    for (_, sql, on_fail) in expectations {
+        let rows = session.sql(&format!("select ({sql}) is not false from batch")).await?.collect().await?;
+        let holds = rows.first().is_some_and(|b| {
+            use arrow::array::AsArray;
+            b.num_rows() == 1 && b.column(0).as_boolean().value(0)
+        });
+        if !holds {
+            match on_fail {
+                OnFail::Warn => ledger.warn(format!("expectation does not hold: {sql}"), 0),
+                OnFail::Fail | OnFail::Quarantine => {
+                    return Err(Error::data(format!("expectation does not hold: {sql}"), "correct the data or the expectation; nothing was published"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Which files of the base version the change takes away.
+fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[DataFile]) -> Remove {
+    match (base, table.mode) {
+        (None, _) => Remove::Nothing,
+        (Some(_), Mode::Replace) => Remove::Everything,
+        (Some(_), _) if rebuild => Remove::Everything,
+        (Some(_), Mode::Append) => Remove::Nothing,
+        (Some(base), Mode::ReplacePartitions) => {
+            let touched: BTreeSet<&Vec<(String, Option<String>)>> = files.iter().map(|f| &f.partition).collect();
+            Remove::Files(base.files.iter().filter(|f| touched.contains(&f.partition)).cloned().collect())
+        }
+    }
+}
+
+/// Deletes files that no version will name. Failing at it leaves garbage, not wrong data.
+async fn discard(table: &BoundTable, files: &[DataFile]) {
+    for file in files {
+        let path = object_store::path::Path::parse(format!("{}/{}", table.location.prefix, file.path));
+        if let Ok(path) = path
+            && let Err(e) = object_store::ObjectStoreExt::delete(table.location.store.as_ref(), &path).await
+        {
+            tracing::warn!(table = %table.name, file = file.path, error = %e, "could not delete an unpublished file");
+        }
+    }
+}
+
+/// Publishes the quarantine files that the table's checkpoint names, unless that has been done.
+async fn settle_quarantine(table: &BoundTable, checkpoint: &Checkpoint, cx: &RunContext) -> Result<()> {
+    if checkpoint.quarantine.is_empty() || cx.dry_run {
+        return Ok(());
+    }
+    let batch = BatchId(format!("{}#{}", table.name, checkpoint.sequence));
+    for _ in 0..5 {
+        let base = table.quarantine.snapshot().await?;
+        let mut own = base.as_ref().map(|b| b.checkpoint.clone()).unwrap_or_default();
+        if own.batches.contains(&batch) {
+            return Ok(());
+        }
+        own.sequence += 1;
+        own.batches.push(batch.clone());
+        let change = Change {
+            add: checkpoint.quarantine.clone(),
+            remove: Remove::Nothing,
+            batch: batch.clone(),
+            checkpoint: own,
+            schema: quarantine_schema(),
+            partition_columns: vec![],
+            descriptions: BTreeMap::new(),
+            operation: "append".into(),
+            now: cx.now.timestamp_millis(),
+        };
+        match table.quarantine.commit(&base, change).await? {
+            Commit::Published { .. } | Commit::AlreadyPublished => return Ok(()),
+            Commit::Conflict { .. } => {}
+        }
+    }
+    Err(Error::retry(format!("the quarantine table of {} is busy", table.name), "run again: its rows are kept and will be published then"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quoted_values_are_hidden() {
+        assert_eq!(hide_quoted("Cannot cast string 'ana@x.org' to Int64"), "Cannot cast string '…' to Int64");
+        assert_eq!(hide_quoted("open 'ana@x.org"), "open '…");
+    }
+
+    #[test]
+    fn filtered_rows_are_what_steps_took_away() {
+        let ledger = Ledger::default();
+        ledger.tally("filter:1:in", 10);
+        ledger.tally("filter:1:out", 7);
+        ledger.tally("sql:2:in", 7);
+        ledger.tally("sql:2:out", 9);
+        ledger.tally("input", 10);
+        assert_eq!(filtered(&ledger), 1);
+    }
+}
