@@ -18,9 +18,14 @@ pub(super) const INLINE: usize = 4096;
 const KEEP: u64 = 20;
 const FOLDER: &str = "_smelt/checkpoints";
 
-#[derive(Serialize, Deserialize)]
-struct Stored {
+#[derive(Serialize)]
+struct Storing<'a> {
     format: u32,
+    checkpoint: &'a Checkpoint,
+}
+
+#[derive(Deserialize)]
+struct Stored {
     checkpoint: Checkpoint,
 }
 
@@ -42,7 +47,7 @@ pub(super) fn sidecar(sequence: u64, id: u64) -> String {
 
 /// Writes the sidecar of attempt `id`.
 pub(super) async fn write(table: &Location, checkpoint: &Checkpoint, id: u64) -> Result<()> {
-    let json = serde_json::to_vec(&Stored { format: FORMAT, checkpoint: checkpoint.clone() })
+    let json = serde_json::to_vec(&Storing { format: FORMAT, checkpoint })
         .map_err(|e| Error::bug(format!("checkpoint of {}: {e}", table.display)))?;
     let packed = zstd::bulk::compress(&json, 1)?;
     let path = table.path(&sidecar(checkpoint.sequence, id))?;

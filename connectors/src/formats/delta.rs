@@ -44,6 +44,8 @@ struct State {
     schema: Value,
     /// Attempt that wrote the checkpoint; `None` where Smelt never committed.
     attempt: Option<u64>,
+    /// Version of the newest log checkpoint.
+    log_checkpoint: Option<u64>,
 }
 
 impl DeltaFormat {
@@ -75,13 +77,14 @@ impl DeltaFormat {
             partition_columns: log.metadata.partition_columns.clone(),
             files: Arc::new(log.files),
             checkpoint: taken,
-            state: Arc::new(State { protocol: log.protocol, metadata: log.metadata, schema, attempt }),
+            state: Arc::new(State { protocol: log.protocol, metadata: log.metadata, schema, attempt, log_checkpoint: log.checkpoint }),
         })
     }
 
     /// After the commit: failing costs time or space, never rows.
-    async fn tend(&self, version: u64, sequence: u64) {
-        if version == 0 || !version.is_multiple_of(LOG_CHECKPOINT) {
+    async fn tend(&self, base: Option<&Snapshot>, version: u64, sequence: u64) {
+        let last = base.and_then(|s| state(s).ok()?.log_checkpoint).unwrap_or_default();
+        if version < last + LOG_CHECKPOINT {
             return;
         }
         if let Err(e) = self.log_checkpoint().await {
@@ -137,7 +140,7 @@ impl TableFormat for DeltaFormat {
         checkpoint::write(&self.location, &change.checkpoint, id).await?;
         let outcome = publish(self, base, &change, id).await?;
         if let Commit::Published { version } = outcome {
-            self.tend(version, change.checkpoint.sequence).await;
+            self.tend(base.as_ref(), version, change.checkpoint.sequence).await;
         }
         Ok(outcome)
     }

@@ -60,6 +60,8 @@ pub(super) struct LogState {
     /// `txn` actions: the last version of each application.
     pub txns: BTreeMap<String, i64>,
     pub files: Vec<DataFile>,
+    /// Version of the newest log checkpoint.
+    pub checkpoint: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -140,7 +142,7 @@ pub(super) async fn load(table: &Location) -> Result<Option<LogState>> {
     for (version, commit) in needed.iter().zip(fetch_all(table, needed.iter().map(|v| entry(*v)).collect()).await?) {
         replay.commit(&commit).map_err(|e| damaged(table, &entry(*version), e))?;
     }
-    replay.finish(newest, table).map(Some)
+    replay.finish(newest, listing.checkpoint.map(|c| c.0), table).map(Some)
 }
 
 #[derive(Default)]
@@ -311,7 +313,7 @@ impl Replay {
         Ok(())
     }
 
-    fn finish(self, version: u64, table: &Location) -> Result<LogState> {
+    fn finish(self, version: u64, checkpoint: Option<u64>, table: &Location) -> Result<LogState> {
         let (Some(protocol), Some(metadata)) = (self.protocol, self.metadata) else {
             return Err(damaged(table, FOLDER, "it has no protocol or no metaData action"));
         };
@@ -331,7 +333,7 @@ impl Replay {
                     "make a deep clone of the table",
                 )
             })?;
-        Ok(LogState { version, protocol, metadata, txns: self.txns, files })
+        Ok(LogState { version, protocol, metadata, txns: self.txns, files, checkpoint })
     }
 }
 

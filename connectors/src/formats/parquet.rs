@@ -104,11 +104,14 @@ impl ParquetFormat {
         };
         if let Some(start) = hint {
             let mut newest = None;
-            for version in start..=start + PROBES {
-                match fetch(&self.location, &entry(version)).await? {
-                    Some(found) => newest = Some((version, found)),
-                    None if newest.is_some() => return Ok((hint, newest)),
-                    None => break,
+            // Two at a time: mostly the hint is right, and the second one does not exist.
+            for version in (start..start + PROBES).step_by(2) {
+                let (this, next) = (entry(version), entry(version + 1));
+                match futures::try_join!(fetch(&self.location, &this), fetch(&self.location, &next))? {
+                    (Some(this), None) => return Ok((hint, Some((version, this)))),
+                    (Some(_), Some(next)) => newest = Some((version + 1, next)),
+                    (None, _) if newest.is_some() => return Ok((hint, newest)),
+                    (None, _) => break,
                 }
             }
         }
