@@ -9,12 +9,11 @@ use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::common::Column as ColumnRef;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast};
 
-use crate::checks::{self, Check};
+use crate::checks::{self, Check, Flag};
 use crate::conform::Sensitive;
 use crate::contract::hidden;
 use crate::error::{Complaint, Error, Result};
-use crate::route::{Action, Rule, route};
-use crate::checks::{Flag, OnFail};
+use crate::route::{Rule, route};
 use crate::steps::{self, Scope, Step};
 use crate::write::{PartitionBy, plan_partitions, stored_type};
 
@@ -69,20 +68,7 @@ pub async fn assemble(input: LogicalPlan, spec: &LoadSpec<'_>, scope: &Scope<'_>
 }
 
 fn rules(flags: Vec<Flag>) -> Vec<Rule> {
-    flags
-        .into_iter()
-        .map(|f| Rule {
-            column: f.column,
-            rule: f.rule,
-            message: f.message,
-            flag: f.name,
-            action: match f.on_fail {
-                OnFail::Quarantine => Action::Quarantine,
-                OnFail::Warn => Action::Warn,
-                OnFail::Fail => Action::Fail,
-            },
-        })
-        .collect()
+    flags.into_iter().map(Rule::from).collect()
 }
 
 /// Leaves out hidden columns and casts the rest to types that every reader of the table knows.

@@ -115,6 +115,7 @@ mod tests {
     use arrow::array::{ArrayRef, StringViewArray};
 
     use super::*;
+    use smelt_engine::types::ContractType;
     use crate::sources::block::{Block, Decoder};
     use crate::sources::json::{JsonColumn, JsonDecoder, JsonKind};
 

@@ -489,10 +489,4 @@ mod tests {
         let e = open(vec![cut], &contract(&["id"]), 1).await.unwrap_err();
         assert!(matches!(&e, Error::Data { message, .. } if message.contains("`c.parquet` cannot be read as Parquet")), "{e:?}");
     }
-
-    #[tokio::test]
-    async fn a_sample_keeps_types() {
-        let batch = sample(&[parquet_file("a.parquet", 300, false).await], 7).await.unwrap();
-        assert_eq!((batch.num_rows(), batch.schema().field(0).data_type()), (7, &DataType::Utf8View));
-    }
 }

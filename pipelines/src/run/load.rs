@@ -118,7 +118,7 @@ async fn try_load(table: &BoundTable, cx: &RunContext, progress: &Progress, ledg
     };
     let scope = Scope { session: &session, keys: &cx.bound.keys, now: cx.now, step: 0, route: None };
     let assembled = assemble(plan, &spec, &scope).await?;
-    let schema = reconcile(table, &base, &assembled, rebuild, ledger)?;
+    let schema = reconcile(&base, &assembled, rebuild, ledger)?;
 
     let now = cx.now.timestamp_millis();
     let sink = Arc::new(QuarantineSink::new(WriteSpec {
@@ -217,30 +217,15 @@ pub fn scan(provider: Arc<dyn TableProvider>) -> Result<LogicalPlan> {
     Ok(LogicalPlanBuilder::scan("input", provider_as_source(provider), None)?.build()?)
 }
 
-/// The input columns whose values may not be shown: those that a mask step takes, under the name that they have in the input,
-/// and those tagged `pii`.
+/// The input columns whose values may not be shown: those that the steps mask, and those tagged `pii`. Where there are any,
+/// neither are fields that the contract does not name: nobody has said what is in them.
 fn sensitive(table: &BoundTable, contract: &Contract, cx: &RunContext) -> Sensitive {
-    let mut out = Sensitive::default();
+    let mut out = steps::mask::sensitive(&table.steps, &cx.bound.keys);
     for column in contract.columns.iter().filter(|c| c.tags.iter().any(|t| t == "pii")) {
-        out.columns.insert(column.name.clone(), None);
+        out.columns.entry(column.name.clone()).or_insert(None);
     }
-    let mut names: BTreeMap<String, String> = BTreeMap::new(); // name now -> name in the input
-    for step in &table.steps {
-        match step {
-            Step::Rename(rename) => {
-                for (old, new) in rename.0.iter() {
-                    let input = names.remove(old).unwrap_or_else(|| old.to_owned());
-                    names.insert(new.clone(), input);
-                }
-            }
-            Step::Mask(_) => {
-                for (column, mask) in steps::mask::masked_columns(std::slice::from_ref(step)) {
-                    let input = names.get(&column).cloned().unwrap_or(column);
-                    out.columns.insert(input, mask.text(&cx.bound.keys));
-                }
-            }
-            _ => {}
-        }
+    if !out.is_empty() {
+        out.columns.insert(hidden::RESCUED.to_owned(), None);
     }
     out
 }
@@ -286,7 +271,6 @@ fn hide_quoted(message: &str) -> String {
 
 /// The table's schema after this load, or why the table cannot take these rows.
 fn reconcile(
-    table: &BoundTable,
     base: &Option<Snapshot>,
     assembled: &Assembled,
     rebuild: bool,
