@@ -26,8 +26,8 @@ impl Random {
 }
 
 const FIRST: [&str; 20] = [
-    "Ana", "Bruno", "Carla", "Diego", "Elena", "Fábio", "Gabriela", "Hugo", "Inês", "João", "Karla", "Luís", "Marta", "Nuno", "Olga", "Pedro",
-    "Rita", "Sílvia", "Tiago", "Vera",
+    "Ana", "Bruno", "Carla", "Diego", "Elena", "Fábio", "Gabriela", "Hugo", "Inês", "João", "Karla", "Luís", "Marta", "Nuno", "Olga",
+    "Pedro", "Rita", "Sílvia", "Tiago", "Vera",
 ];
 const LAST: [&str; 12] =
     ["Silva", "Santos", "Oliveira", "Souza", "Lima", "Pereira", "Ferreira", "Almeida", "Costa", "Gomes", "O'Neil", "\"\"\"Zé\"\",Neto\""];

@@ -85,7 +85,8 @@ fn table_columns(input: LogicalPlan, provenance: bool) -> Result<LogicalPlan> {
         }
         if seen.insert(name.to_lowercase(), ()).is_some() {
             complaints.push(
-                Complaint::at(Vec::<String>::new(), format!("two columns are named `{name}`")).help("give one of them another name with `as`"),
+                Complaint::at(Vec::<String>::new(), format!("two columns are named `{name}`"))
+                    .help("give one of them another name with `as`"),
             );
             continue;
         }

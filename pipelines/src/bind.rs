@@ -72,7 +72,9 @@ pub async fn open_with(args: &PipelineArgs, secrets: Secrets, stores: Arc<Stores
     let environment = args.env.clone().unwrap_or_else(|| "local".into());
     match bind(&mut loaded, keys, &base, &stores) {
         Some((lake, tables, graph)) if !loaded.diagnostics.has_errors() => {
-            let Some(pipeline) = loaded.pipeline.take() else { return Err(BindFailure::other(Error::bug("a pipeline without errors is missing"))) };
+            let Some(pipeline) = loaded.pipeline.take() else {
+                return Err(BindFailure::other(Error::bug("a pipeline without errors is missing")));
+            };
             Ok(Bound {
                 name: pipeline.name,
                 shown: args.pipeline.clone(),
@@ -102,11 +104,16 @@ pub async fn exists(place: &str) -> bool {
 async fn read(place: &str, stores: &Stores) -> Result<(String, String, PathBuf), Error> {
     let missing = |what: &str| {
         Error::pipeline(
-            Complaint::at(Vec::<String>::new(), format!("{what} does not exist")).help("name a folder with pipeline.yaml, or a YAML file; `smelt init FOLDER` makes one"),
+            Complaint::at(Vec::<String>::new(), format!("{what} does not exist"))
+                .help("name a folder with pipeline.yaml, or a YAML file; `smelt init FOLDER` makes one"),
         )
     };
     if place.contains("://") {
-        let file = if place.ends_with(".yaml") || place.ends_with(".yml") { place.to_owned() } else { format!("{}/pipeline.yaml", place.trim_end_matches('/')) };
+        let file = if place.ends_with(".yaml") || place.ends_with(".yml") {
+            place.to_owned()
+        } else {
+            format!("{}/pipeline.yaml", place.trim_end_matches('/'))
+        };
         let location = stores.locate(&file, Path::new("/"))?;
         let bytes = match location.store.get(&location.prefix).await {
             Ok(got) => got.bytes().await?,

@@ -5,25 +5,25 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use smelt_connectors::formats::FormatKind;
+use chrono::{DateTime, Utc};
 use object_store::ObjectStore;
 use object_store::path::Path;
+use smelt_connectors::formats::FormatKind;
 use smelt_connectors::sources::{self, Listing, Locate, SourceSpec};
 use smelt_connectors::stores::{Location, Stores};
-use chrono::{DateTime, Utc};
 use smelt_engine::checks::Check;
-use smelt_engine::error::Complaint;
-use smelt_engine::{Error, Result};
 use smelt_engine::contract::Contract;
+use smelt_engine::error::Complaint;
 use smelt_engine::keys::Keys;
 use smelt_engine::steps::Step;
 use smelt_engine::table::{TableFormat, TableName};
 use smelt_engine::write::partition::PartitionBy;
+use smelt_engine::{Error, Result};
 
 use crate::diagnostic::Diagnostics;
 use crate::graph::Graph;
-pub use crate::spec::{MaxRejected, OnChangedFile};
 use crate::spec::{Loaded, SampleSpec};
+pub use crate::spec::{MaxRejected, OnChangedFile};
 
 /// A whole pipeline for one environment.
 #[derive(Debug)]

@@ -102,7 +102,8 @@ async fn plan(
             };
             if contract.columns.is_empty() {
                 return Err(Error::pipeline(
-                    Complaint::at(["columns"], "the columns are not declared, and there is no input to infer them from").help("declare `columns:`"),
+                    Complaint::at(["columns"], "the columns are not declared, and there is no input to infer them from")
+                        .help("declare `columns:`"),
                 ));
             }
             load::scan(empty(conformed_schema(&contract))?)?

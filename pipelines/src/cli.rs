@@ -54,7 +54,9 @@ pub enum Command {
     /// Show what a run would do: new files, inferred contracts ready to paste, tables to rebuild. Changes nothing.
     Plan(PipelineArgs),
     /// Take in what is new and publish it.
-    #[command(after_help = "Examples:\n  smelt run pipelines/olist\n  smelt run pipelines/olist --only silver.orders+ --memory 2GB\n  smelt run s3://acme-etl/olist --env prod --batch 2026-11-20 --report s3-report.json --log json")]
+    #[command(
+        after_help = "Examples:\n  smelt run pipelines/olist\n  smelt run pipelines/olist --only silver.orders+ --memory 2GB\n  smelt run s3://acme-etl/olist --env prod --batch 2026-11-20 --report s3-report.json --log json"
+    )]
     Run(RunArgs),
     /// Read any table of the lake with SQL.
     #[command(

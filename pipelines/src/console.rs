@@ -12,9 +12,9 @@ use crate::bound::Bound;
 use crate::check::CheckFailure;
 use crate::cli::LogFormat;
 use crate::diagnostic::{self, Diagnostic, Diagnostics};
-use crate::yaml::{Sources, Span};
 use crate::report::RunReport;
 use crate::run::load::exit_code;
+use crate::yaml::{Sources, Span};
 
 /// Writes in one format.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,8 @@ pub struct Console {
 impl Console {
     /// Also starts the event log: `SMELT_LOG` sets the level (`warn` when absent).
     pub fn new(log: LogFormat) -> Self {
-        let filter = tracing_subscriber::EnvFilter::try_from_env("SMELT_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
+        let filter =
+            tracing_subscriber::EnvFilter::try_from_env("SMELT_LOG").unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("error"));
         let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
         // a second console in one process keeps the first one's log
         let _ = match log {
@@ -115,7 +116,8 @@ impl Console {
 
     pub fn no_such_table(self, word: &str, bound: &Bound) -> u8 {
         let near = bound.graph.keys().min_by_key(|t| strsim::damerau_levenshtein(t, word));
-        let help = near.map(|t| format!("did you mean `{t}`? The tables are: {}", bound.graph.keys().cloned().collect::<Vec<_>>().join(", ")));
+        let help =
+            near.map(|t| format!("did you mean `{t}`? The tables are: {}", bound.graph.keys().cloned().collect::<Vec<_>>().join(", ")));
         self.line("error", &format!("--only: there is no table `{word}`"), help.as_deref());
         2
     }

@@ -101,7 +101,8 @@ mod tests {
     #[test]
     fn only_selects_one_table_or_all_downstream() {
         let g = graph(&[("a.x", &[]), ("b.y", &["a.x"]), ("c.z", &["b.y"]), ("d.w", &["a.v"]), ("a.v", &[])]);
-        let names = |only: &[&str]| select(&g, &only.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>()).unwrap().into_iter().collect::<Vec<_>>();
+        let names =
+            |only: &[&str]| select(&g, &only.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>()).unwrap().into_iter().collect::<Vec<_>>();
         assert_eq!(names(&["b.y"]), ["b.y"]);
         assert_eq!(names(&["a.x+"]), ["a.x", "b.y", "c.z"]);
         assert_eq!(names(&["a.x+", "a.v"]), ["a.v", "a.x", "b.y", "c.z"]);

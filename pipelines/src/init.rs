@@ -54,7 +54,9 @@ pub fn init(folder: &Path) -> u8 {
     match write(folder) {
         Ok(()) => {
             let shown = folder.display();
-            println!("Made {shown}/pipeline.yaml and {shown}/data/orders.csv.\n\nNext:\n  smelt plan {shown}\n  smelt run {shown}\n  smelt query {shown} 'select * from gold.daily_revenue'");
+            println!(
+                "Made {shown}/pipeline.yaml and {shown}/data/orders.csv.\n\nNext:\n  smelt plan {shown}\n  smelt run {shown}\n  smelt query {shown} 'select * from gold.daily_revenue'"
+            );
             0
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -71,7 +73,8 @@ pub fn init(folder: &Path) -> u8 {
 fn write(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder.join("data"))?;
     let schema = crate::schema::text();
-    let files = [("pipeline.yaml", PIPELINE), ("data/orders.csv", ORDERS), (".gitignore", "/lake\n"), ("pipeline.schema.json", schema.as_str())];
+    let files =
+        [("pipeline.yaml", PIPELINE), ("data/orders.csv", ORDERS), (".gitignore", "/lake\n"), ("pipeline.schema.json", schema.as_str())];
     if let Some((name, _)) = files.iter().find(|(name, _)| folder.join(name).exists() && *name == "pipeline.yaml") {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, *name));
     }

@@ -131,7 +131,12 @@ async fn schema_notes(table: &BoundTable, checked: &CheckedTable, cx: &RunContex
         match base.schema.field_with_name(field.name()) {
             Err(_) => notes.push(format!("+ column {} {}", field.name(), show(field.data_type()))),
             Ok(old) if old.data_type() != field.data_type() => {
-                notes.push(format!("! column {} is {} in the table and would be {}", field.name(), show(old.data_type()), show(field.data_type())));
+                notes.push(format!(
+                    "! column {} is {} in the table and would be {}",
+                    field.name(),
+                    show(old.data_type()),
+                    show(field.data_type())
+                ));
             }
             Ok(_) => {}
         }

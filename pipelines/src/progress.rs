@@ -112,7 +112,13 @@ impl Progress {
                     }
                     bar.set_message(format!("{} read, {} written", units::count(rows), units::count(written)));
                 } else if say {
-                    eprintln!("{table}  {} of {}  {} rows read, {} written", units::bytes(bytes), units::bytes(r.total), units::count(rows), units::count(written));
+                    eprintln!(
+                        "{table}  {} of {}  {} rows read, {} written",
+                        units::bytes(bytes),
+                        units::bytes(r.total),
+                        units::count(rows),
+                        units::count(written)
+                    );
                 }
             }
         }

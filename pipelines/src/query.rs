@@ -38,8 +38,7 @@ pub fn main(args: &QueryArgs, log: crate::cli::LogFormat) -> u8 {
     };
     let done = console.block_on(threads, async {
         let lake = lake(&place, args, &console).await?;
-        let resources =
-            Resources::new(usize::try_from(memory).unwrap_or(usize::MAX), threads, None).map_err(|e| console.error(&e))?;
+        let resources = Resources::new(usize::try_from(memory).unwrap_or(usize::MAX), threads, None).map_err(|e| console.error(&e))?;
         let stream = query(&lake, &resources, &sql).await.map_err(|e| console.query_error(&sql, e))?;
         write(stream, args.format).await.map_err(|e| match e {
             Written::Closed => 0,
@@ -63,7 +62,8 @@ pub struct Lake {
 /// A pipeline's lake, or the folder itself where it holds no pipeline.
 async fn lake(place: &str, args: &QueryArgs, console: &Console) -> Result<Lake, u8> {
     let file = std::path::Path::new(place);
-    let is_pipeline = place.ends_with(".yaml") || place.ends_with(".yml") || file.join("pipeline.yaml").is_file() || file.join("pipeline.yml").is_file();
+    let is_pipeline =
+        place.ends_with(".yaml") || place.ends_with(".yml") || file.join("pipeline.yaml").is_file() || file.join("pipeline.yml").is_file();
     let remote = place.contains("://");
     if is_pipeline || (remote && bind::exists(place).await) {
         let arguments = crate::cli::PipelineArgs { pipeline: place.to_owned(), env: args.env.clone(), set: args.set.clone() };
@@ -117,12 +117,7 @@ async fn folders(store: &dyn ObjectStore, prefix: &Path) -> Result<Vec<String>, 
         Err(object_store::Error::NotFound { .. }) => return Ok(vec![]),
         Err(e) => return Err(e.into()),
     };
-    Ok(listed
-        .common_prefixes
-        .iter()
-        .filter_map(|p| p.filename().map(str::to_owned))
-        .filter(|name| !name.starts_with(['_', '.']))
-        .collect())
+    Ok(listed.common_prefixes.iter().filter_map(|p| p.filename().map(str::to_owned)).filter(|name| !name.starts_with(['_', '.'])).collect())
 }
 
 impl CatalogProvider for LakeCatalog {

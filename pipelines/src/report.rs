@@ -124,10 +124,22 @@ impl RunReport {
                 Status::Skipped => "skipped".into(),
             };
             if matches!(t.status, Status::UpToDate | Status::Skipped) {
-                rows.push([t.table.clone(), "".into(), "".into(), "".into(), "".into(), "".into(), "".into(), "".into(), "".into(), outcome]);
+                rows.push([
+                    t.table.clone(),
+                    "".into(),
+                    "".into(),
+                    "".into(),
+                    "".into(),
+                    "".into(),
+                    "".into(),
+                    "".into(),
+                    "".into(),
+                    outcome,
+                ]);
                 continue;
             }
-            let filtered = if t.filtered < 0 { format!("+{}", units::count(t.filtered.unsigned_abs())) } else { units::count(t.filtered as u64) };
+            let filtered =
+                if t.filtered < 0 { format!("+{}", units::count(t.filtered.unsigned_abs())) } else { units::count(t.filtered as u64) };
             rows.push([
                 t.table.clone(),
                 units::count(t.read),

@@ -84,7 +84,8 @@ async fn latin1_and_utf16_are_read_when_declared() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         lay_out(folder.path(), "a.csv", &bytes);
-        let pipeline = PIPELINE.replace("LAKE", "lake").replace("{path: \"data/*\"}", &format!("{{path: \"data/*\", encoding: {encoding}}}"));
+        let pipeline =
+            PIPELINE.replace("LAKE", "lake").replace("{path: \"data/*\"}", &format!("{{path: \"data/*\", encoding: {encoding}}}"));
         fs::write(folder.path().join("pipeline.yaml"), pipeline).unwrap();
         let out = smelt(folder.path());
         assert!(out.status.success(), "{}", printed(&out));
@@ -117,7 +118,9 @@ async fn a_gz_that_ends_early_gives_its_whole_rows_and_says_so() {
     let mut gz = flate2::write::GzEncoder::new(vec![], flate2::Compression::default());
     gz.write_all(text.as_bytes()).unwrap();
     let bytes = gz.finish().unwrap();
-    let (rows, rejected) = load("a.csv.gz", &bytes[..bytes.len() / 2], "select count(*) > 1000, count(*) < 50000, count(*) = max(id) + 1 from silver.orders").await;
+    let (rows, rejected) =
+        load("a.csv.gz", &bytes[..bytes.len() / 2], "select count(*) > 1000, count(*) < 50000, count(*) = max(id) + 1 from silver.orders")
+            .await;
     assert_eq!(rows, ["true|true|true"]);
     assert!(rejected.iter().any(|r| r.ends_with("|malformed")), "{rejected:?}");
 }
@@ -168,7 +171,11 @@ async fn an_input_ten_times_the_pool_finishes() {
     lay_out(folder.path(), "a.csv", text.as_bytes());
     let steps = "    steps: [{dedup: {keys: [id], order_by: [text desc]}}]\n";
     fs::write(folder.path().join("pipeline.yaml"), PIPELINE.replace("LAKE", "lake").trim_end().to_owned() + "\n" + steps).unwrap();
-    let out = Command::new(env!("CARGO_BIN_EXE_smelt-under-test")).args(["run", ".", "--memory", "8MB"]).current_dir(folder.path()).output().unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_smelt-under-test"))
+        .args(["run", ".", "--memory", "8MB"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
     assert!(out.status.success(), "{}", printed(&out));
     let counted = query(&folder.path().join("lake"), "select count(*), count(distinct id) from silver.orders").await;
     assert_eq!(counted, ["800000|800000"]);

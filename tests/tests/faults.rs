@@ -115,11 +115,17 @@ fn a_real_kill_at_random_moments_loses_and_doubles_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut text = String::from("order_id,city,price\n");
     for i in 0..60_000 {
-        text.push_str(&format!("{i},{},{}.50\n", ["SP", "RJ", "MG"][i % 3], if i % 1000 == 7 { "x".to_owned() } else { (i % 90).to_string() }));
+        text.push_str(&format!(
+            "{i},{},{}.50\n",
+            ["SP", "RJ", "MG"][i % 3],
+            if i % 1000 == 7 { "x".to_owned() } else { (i % 90).to_string() }
+        ));
     }
     lay_out(folder.path(), &[("a.csv", &text)]);
     let binary = env!("CARGO_BIN_EXE_smelt-under-test");
-    let start = || Command::new(binary).args(["run", &folder.path().to_string_lossy()]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let start = || {
+        Command::new(binary).args(["run", &folder.path().to_string_lossy()]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
     // killed ever later, until one attempt is through before its kill
     let mut delay = Duration::from_millis(5);
     let deadline = Instant::now() + Duration::from_secs(120);

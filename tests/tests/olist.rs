@@ -52,7 +52,7 @@ const FILES: [(&str, &str); 8] = [
     ("olist_customers_dataset.csv", "silver.customers"),
     ("olist_sellers_dataset.csv", "silver.sellers"),
     ("olist_products_dataset.csv", "silver.products"),
-    ("product_category_name_translation.csv", "silver.product_category_name_translation"),
+    ("product_category_name_translation.csv", "silver.categories"),
 ];
 
 async fn accounted(input: &Path, lake: &Path) {
@@ -66,11 +66,25 @@ async fn accounted(input: &Path, lake: &Path) {
         assert_eq!(n("read"), n("written") + n("quarantined") + n("deduplicated") + n("filtered"), "{table}: the sum closes");
         assert_eq!(query(&lake.join("lake"), &format!("select count(*) from {table}")).await, [n("written").to_string()], "{table}");
     }
-    for gold in ["dim_customer", "dim_product", "dim_seller", "dim_date", "fact_order_items", "daily_revenue", "delivery_performance", "seller_scorecard", "customer_cohorts"] {
+    for gold in [
+        "dim_customer",
+        "dim_product",
+        "dim_seller",
+        "dim_date",
+        "fact_order_items",
+        "daily_revenue",
+        "delivery_performance",
+        "seller_scorecard",
+        "customer_cohorts",
+    ] {
         assert_eq!(tables[&format!("gold.{gold}")]["status"], "published", "gold.{gold}");
     }
     // the fact table has the items whose order is known, and no item twice
-    let twice = query(&lake.join("lake"), "select count(*) - count(distinct order_id || '/' || cast(order_item_id as varchar)) from gold.fact_order_items").await;
+    let twice = query(
+        &lake.join("lake"),
+        "select count(*) - count(distinct order_id || '/' || cast(order_item_id as varchar)) from gold.fact_order_items",
+    )
+    .await;
     assert_eq!(twice, ["0"]);
 }
 

@@ -19,12 +19,7 @@ fn python() -> PathBuf {
 }
 
 fn others(table: &Path, columns: &[&str]) -> BTreeMap<String, Vec<Vec<String>>> {
-    let out = Command::new(python())
-        .arg(workspace().join("tests/tests/readers.py"))
-        .arg(table)
-        .arg(columns.join(","))
-        .output()
-        .unwrap();
+    let out = Command::new(python()).arg(workspace().join("tests/tests/readers.py")).arg(table).arg(columns.join(",")).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).unwrap()
 }
@@ -78,7 +73,17 @@ tables:
     let mut text = String::from("order_id,city,price,weight,paid,ordered_at,due\n");
     for i in 0..500 {
         let city = ["São Paulo", "Rio/Niterói", "a b=c%", ""][i % 4];
-        text.push_str(&format!("{i},{city},{}.{:02},{},{},2025-0{}-11 1{}:0{}:07,2025-02-1{}\n", i * 3, i % 100, i as f64 / 8.0, i % 2 == 0, 1 + i % 9, i % 10, i % 10, i % 10));
+        text.push_str(&format!(
+            "{i},{city},{}.{:02},{},{},2025-0{}-11 1{}:0{}:07,2025-02-1{}\n",
+            i * 3,
+            i % 100,
+            i as f64 / 8.0,
+            i % 2 == 0,
+            1 + i % 9,
+            i % 10,
+            i % 10,
+            i % 10
+        ));
     }
     text.push_str("9999,,,,,,\n");
     std::fs::write(folder.path().join("data/a.csv"), text).unwrap();
@@ -86,7 +91,16 @@ tables:
     assert_eq!(report.exit_code(), 0, "{}", report.text());
 
     let lake = folder.path().join("lake");
-    let silver = [("order_id", false), ("city", false), ("price", false), ("weight", false), ("ordered_at", true), ("due", false), ("_file", false), ("_line", false)];
+    let silver = [
+        ("order_id", false),
+        ("city", false),
+        ("price", false),
+        ("weight", false),
+        ("ordered_at", true),
+        ("due", false),
+        ("_file", false),
+        ("_line", false),
+    ];
     let gold = [("city", false), ("orders", false), ("revenue", false), ("newest", true)];
     for (table, path, columns) in [("silver.orders", "silver/orders", &silver[..]), ("gold.by_city", "gold/by_city", &gold[..])] {
         let mine = ours(&lake, table, columns).await;

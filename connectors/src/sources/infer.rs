@@ -115,9 +115,9 @@ mod tests {
     use arrow::array::{ArrayRef, StringViewArray};
 
     use super::*;
-    use smelt_engine::types::ContractType;
     use crate::sources::block::{Block, Decoder};
     use crate::sources::json::{JsonColumn, JsonDecoder, JsonKind};
+    use smelt_engine::types::ContractType;
 
     fn shown(columns: &[Column]) -> Vec<String> {
         let yaml = contract_yaml(columns);

@@ -226,7 +226,9 @@ pub async fn infer(spec: &SourceSpec, files: &[SourceFile], rows: usize) -> Resu
 pub async fn new_columns(spec: &SourceSpec, files: &[SourceFile], contract: &Contract) -> Result<Vec<Column>> {
     let mut new: Vec<Column> = vec![];
     let mut found = |column: Column| {
-        let same = |c: &Column| c.path.as_deref().unwrap_or(&c.name).eq_ignore_ascii_case(&column.name) || c.name.eq_ignore_ascii_case(&column.name);
+        let same = |c: &Column| {
+            c.path.as_deref().unwrap_or(&c.name).eq_ignore_ascii_case(&column.name) || c.name.eq_ignore_ascii_case(&column.name)
+        };
         if !contract.columns.iter().any(same) && !new.iter().any(same) {
             new.push(column);
         }

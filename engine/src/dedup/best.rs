@@ -95,6 +95,9 @@ pub(crate) struct Best<K: Keys, R: Ranks> {
     held_bytes: usize,
 }
 
+/// Words of 64 row flags, for each held batch.
+type Bits = Vec<Vec<u64>>;
+
 impl<K: Keys, R: Ranks> Best<K, R> {
     pub fn new(key_columns: Vec<usize>, rank_columns: Vec<usize>, keys: K, ranks: R, compare: RowCompare, watch: Watch) -> Self {
         Best {
@@ -118,7 +121,7 @@ impl<K: Keys, R: Ranks> Best<K, R> {
     }
 
     /// One word of 64 row flags after the other, for each held batch: kept rows, and rows decided by a tie.
-    fn flags(&self) -> (Vec<Vec<u64>>, Option<Vec<Vec<u64>>>, u64) {
+    fn flags(&self) -> (Bits, Option<Bits>, u64) {
         let words = |h: &Held| h.batch.as_ref().map_or(0, |b| b.num_rows().div_ceil(64));
         let empty = || self.held.iter().map(|h| vec![0u64; words(h)]).collect::<Vec<_>>();
         let mut live = empty();
@@ -149,7 +152,7 @@ impl<K: Keys, R: Ranks> Best<K, R> {
         let mut keep = vec![false; rows];
         let mut moved = Vec::with_capacity(*live);
         // Only rows of this batch can be in it, so each is found again by its key while the keys are still loaded.
-        for row in 0..rows {
+        for (row, keep) in keep.iter_mut().enumerate() {
             let slot = if self.keys.is_null(row) {
                 self.null.as_mut()
             } else {
@@ -161,7 +164,7 @@ impl<K: Keys, R: Ranks> Best<K, R> {
                 && slot.row() == row
             {
                 slot.row = (slot.row & TIED) | moved.len() as u32;
-                keep[row] = true;
+                *keep = true;
                 moved.push(row as u32);
             }
         }

@@ -31,7 +31,11 @@ fn batch(rows: &[Row]) -> RecordBatch {
 }
 
 fn by(keys: &[&str], order: &[(&str, bool, bool)], ties: Ties) -> Dedup {
-    let order = order.iter().map(|(c, descending, nulls_first)| Order { column: c.to_string(), descending: *descending, nulls_first: *nulls_first });
+    let order = order.iter().map(|(c, descending, nulls_first)| Order {
+        column: c.to_string(),
+        descending: *descending,
+        nulls_first: *nulls_first,
+    });
     Dedup { keys: keys.iter().map(|k| k.to_string()).collect(), order: order.collect(), ties }
 }
 
@@ -93,9 +97,27 @@ fn model(all: &[Row], by: &Dedup) -> (Vec<Row>, u64) {
         by.order.iter().fold(std::cmp::Ordering::Equal, |so_far, o| {
             so_far.then_with(|| match (cell(a, &o.column), cell(b, &o.column)) {
                 (None, None) => std::cmp::Ordering::Equal,
-                (None, _) => if o.nulls_first { std::cmp::Ordering::Less } else { std::cmp::Ordering::Greater },
-                (_, None) => if o.nulls_first { std::cmp::Ordering::Greater } else { std::cmp::Ordering::Less },
-                (Some(a), Some(b)) => if o.descending { b.cmp(&a) } else { a.cmp(&b) },
+                (None, _) => {
+                    if o.nulls_first {
+                        std::cmp::Ordering::Less
+                    } else {
+                        std::cmp::Ordering::Greater
+                    }
+                }
+                (_, None) => {
+                    if o.nulls_first {
+                        std::cmp::Ordering::Greater
+                    } else {
+                        std::cmp::Ordering::Less
+                    }
+                }
+                (Some(a), Some(b)) => {
+                    if o.descending {
+                        b.cmp(&a)
+                    } else {
+                        a.cmp(&b)
+                    }
+                }
             })
         })
     };
@@ -119,7 +141,8 @@ fn a_row() -> impl Strategy<Value = Row> {
     let text = prop_oneof![Just(None), "[ab]{0,2}".prop_map(Some), "[ab]a text longer than twelve bytes".prop_map(Some)];
     let id = prop_oneof![1 => Just(None), 9 => (-4i64..12).prop_map(Some)];
     let at = prop_oneof![1 => Just(None), 4 => (-2i64..3).prop_map(Some)];
-    (id, text.clone(), at, text, "[xy] a value that lies outside the view", "[fg]").prop_map(|(id, name, at, rank, value, file)| (id, name, at, rank, value, file, 0))
+    (id, text.clone(), at, text, "[xy] a value that lies outside the view", "[fg]")
+        .prop_map(|(id, name, at, rank, value, file)| (id, name, at, rank, value, file, 0))
 }
 
 fn cases() -> Vec<Dedup> {
@@ -186,7 +209,8 @@ async fn ties_can_fail_without_a_value_in_the_message() {
 
 #[tokio::test]
 async fn a_tie_among_beaten_rows_and_exact_duplicates_do_not_fail() {
-    let input = [plain(1, 5, "a", 1), plain(1, 5, "b", 2), plain(1, 6, "c", 3), plain(1, 6, "c", 4), plain(2, 0, "d", 5), plain(2, 0, "d", 6)];
+    let input =
+        [plain(1, 5, "a", 1), plain(1, 5, "b", 2), plain(1, 6, "c", 3), plain(1, 6, "c", 4), plain(2, 0, "d", 5), plain(2, 0, "d", 6)];
     let got = run(vec![vec![batch(&input)]], by(&["id"], &[("at", true, false)], Ties::Fail), 1 << 20).await.unwrap();
     assert_eq!(rows(&got.rows), [plain(1, 6, "c", 3), plain(2, 0, "d", 5)]);
     assert_eq!((got.removed, got.ties), (4, 0));

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::MemTable;
 use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectStoreExt;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
-use object_store::ObjectStoreExt;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
@@ -28,7 +28,11 @@ async fn run(input: Vec<Vec<RecordBatch>>, spec: WriteSpec, memory: usize) -> Re
 }
 
 fn spec(store: Arc<dyn ObjectStore>, by: &[&str]) -> WriteSpec {
-    WriteSpec { prefix: "e1".into(), partition_columns: by.iter().map(|c| c.to_string()).collect(), ..WriteSpec::new(store, Path::from("silver/t"), 77) }
+    WriteSpec {
+        prefix: "e1".into(),
+        partition_columns: by.iter().map(|c| c.to_string()).collect(),
+        ..WriteSpec::new(store, Path::from("silver/t"), 77)
+    }
 }
 
 async fn bytes_of(store: &Arc<dyn ObjectStore>, file: &DataFile) -> Bytes {
@@ -89,7 +93,14 @@ fn every_type() -> RecordBatch {
         ("double", Arc::new(Float64Array::from(vec![Some(-0.1), None, Some(1e300)]))),
         ("dec9", Arc::new(Decimal128Array::from(vec![Some(-105), None, Some(99)]).with_precision_and_scale(9, 2).unwrap())),
         ("dec18", Arc::new(Decimal128Array::from(vec![Some(-105), None, Some(99)]).with_precision_and_scale(18, 2).unwrap())),
-        ("dec38", Arc::new(Decimal128Array::from(vec![Some(-(10i128.pow(37))), None, Some(10i128.pow(37) + 1)]).with_precision_and_scale(38, 10).unwrap())),
+        (
+            "dec38",
+            Arc::new(
+                Decimal128Array::from(vec![Some(-(10i128.pow(37))), None, Some(10i128.pow(37) + 1)])
+                    .with_precision_and_scale(38, 10)
+                    .unwrap(),
+            ),
+        ),
         ("date", Arc::new(Date32Array::from(vec![Some(-1), None, Some(19783)]))),
         ("timestamp", Arc::new(TimestampMicrosecondArray::from(vec![Some(-1), None, Some(1_709_312_400_000_001)]).with_timezone("UTC"))),
         ("binary", Arc::new(BinaryViewArray::from(vec![Some(&b"\xff\x00"[..]), None, Some(b"")]))),
@@ -130,7 +141,12 @@ async fn every_contract_type_comes_back() {
     assert_eq!((&min["struct"]["n"], &max["struct"]["s"], &nulls["struct"]["n"]), (&(-3).into(), &"y".into(), &1.into()));
     assert_eq!((&min["list"], &nulls["map"]), (&Value::Null, &Value::Null));
     let text = file.stats.as_ref().unwrap();
-    assert!(text.contains("\"dec9\":-1.05") && text.contains("\"dec18\":0.99") && text.contains("\"dec38\":1000000000000000000000000000.0000000001"), "{text}");
+    assert!(
+        text.contains("\"dec9\":-1.05")
+            && text.contains("\"dec18\":0.99")
+            && text.contains("\"dec38\":1000000000000000000000000000.0000000001"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -158,7 +174,8 @@ async fn partition_values_name_folders_and_leave_the_files() {
             if local { Arc::new(LocalFileSystem::new_with_prefix(dir.path()).unwrap()) } else { Arc::new(InMemory::new()) };
         let names = vec![Some("São Paulo"), None, Some("a/b=c%"), Some("São Paulo"), Some(""), Some("10:30"), Some("東京")];
         let input = cities(names);
-        let (files, ledger) = run(vec![vec![input.slice(0, 4)], vec![input.slice(4, 3)]], spec(Arc::clone(&store), &["city"]), 1 << 30).await.unwrap();
+        let (files, ledger) =
+            run(vec![vec![input.slice(0, 4)], vec![input.slice(4, 3)]], spec(Arc::clone(&store), &["city"]), 1 << 30).await.unwrap();
         let mut found = BTreeMap::new();
         for file in &files {
             let folder = file.path.split('/').nth(1).unwrap().to_owned();
@@ -189,7 +206,9 @@ async fn partition_values_name_folders_and_leave_the_files() {
 #[tokio::test]
 async fn transforms_make_columns_and_folders() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let at: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![Some(1_709_312_400_000_000), Some(1_711_990_800_000_000), None]).with_timezone("UTC"));
+    let at: ArrayRef = Arc::new(
+        TimestampMicrosecondArray::from(vec![Some(1_709_312_400_000_000), Some(1_711_990_800_000_000), None]).with_timezone("UTC"),
+    );
     let input = batch(vec![("id", Arc::new(Int64Array::from(vec![1, 2, 3]))), ("at", at)]);
     let ctx = Resources::new(1 << 30, 2, None).unwrap().session(Arc::new(Ledger::default()));
     let plan = ctx.read_batch(input).unwrap().into_unoptimized_plan();
@@ -219,7 +238,9 @@ fn wrong_partition_entries_are_told_at_once() {
 fn many(rows: i64, cities: i64) -> Vec<RecordBatch> {
     let make = |from: i64| {
         let id: ArrayRef = Arc::new(Int64Array::from_iter_values(from..from + 5000));
-        let text: ArrayRef = Arc::new(StringViewArray::from_iter_values((from..from + 5000).map(|i| format!("{:x}{:x}", i.wrapping_mul(0x9e3779b97f4a7c15u64 as i64), i * 7919))));
+        let text: ArrayRef = Arc::new(StringViewArray::from_iter_values(
+            (from..from + 5000).map(|i| format!("{:x}{:x}", i.wrapping_mul(0x9e3779b97f4a7c15u64 as i64), i * 7919)),
+        ));
         let city: ArrayRef = Arc::new(Int64Array::from_iter_values((from..from + 5000).map(|i| i * 31 % cities)));
         batch(vec![("id", id), ("text", text), ("city", city)])
     };
@@ -249,7 +270,8 @@ async fn a_file_that_is_large_enough_is_followed_by_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_partitions_in_little_memory() {
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let (files, _) = run(vec![many(100_000, 300), vec![many(5000, 1)[0].slice(0, 0)]], spec(Arc::clone(&store), &["city"]), 600_000).await.unwrap();
+    let (files, _) =
+        run(vec![many(100_000, 300), vec![many(5000, 1)[0].slice(0, 0)]], spec(Arc::clone(&store), &["city"]), 600_000).await.unwrap();
     assert_eq!(ids(&store, &files).await, (0..100_000).collect::<Vec<_>>());
     assert!(files.len() >= 300);
     let (files, _) = run(vec![many(100_000, 300)], spec(Arc::clone(&store), &["city"]), 1 << 30).await.unwrap();
@@ -277,7 +299,10 @@ async fn types_that_tables_do_not_hold_are_cast_or_refused() {
     let (files, _) = run(vec![vec![input]], spec(Arc::clone(&store), &[]), 1 << 30).await.unwrap();
     let got = read(&store, &files[0]).await;
     let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    assert_eq!(got.schema().fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>(), [utc.clone(), utc, DataType::Int64, DataType::Utf8]);
+    assert_eq!(
+        got.schema().fields().iter().map(|f| f.data_type().clone()).collect::<Vec<_>>(),
+        [utc.clone(), utc, DataType::Int64, DataType::Utf8]
+    );
     assert_eq!(got.column(0).as_primitive::<TimestampMicrosecondType>().value(0), 1_709_312_400_000_000);
     assert_eq!(got.column(1).as_primitive::<TimestampMicrosecondType>().value(0), 60_000_000);
     let odd = batch(vec![("d", Arc::new(DurationSecondArray::from(vec![1])))]);

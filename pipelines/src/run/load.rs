@@ -47,7 +47,11 @@ pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> T
     report.bytes_read = Ledger::get(&ledger.bytes_read);
     report.quarantined = Ledger::get(&ledger.quarantined);
     report.deduplicated = Ledger::get(&ledger.deduplicated);
-    report.rules = ledger.rules().into_iter().map(|((column, rule), rows)| (if column.is_empty() { rule } else { format!("{column}: {rule}") }, rows)).collect();
+    report.rules = ledger
+        .rules()
+        .into_iter()
+        .map(|((column, rule), rows)| (if column.is_empty() { rule } else { format!("{column}: {rule}") }, rows))
+        .collect();
     report.warnings.extend(ledger.warnings());
     match outcome {
         Ok(status) => report.status = status,
@@ -72,7 +76,13 @@ pub fn exit_code(error: &Error) -> u8 {
     }
 }
 
-async fn try_load(table: &BoundTable, cx: &RunContext, progress: &Progress, ledger: &Arc<Ledger>, report: &mut TableReport) -> Result<Status> {
+async fn try_load(
+    table: &BoundTable,
+    cx: &RunContext,
+    progress: &Progress,
+    ledger: &Arc<Ledger>,
+    report: &mut TableReport,
+) -> Result<Status> {
     let base = cx.snapshot(table).await?;
     if let Some(base) = &base {
         report.version = Some(base.version);
@@ -184,7 +194,10 @@ async fn try_load(table: &BoundTable, cx: &RunContext, progress: &Progress, ledg
         }
         Commit::Conflict { with } => {
             discard(table, &files).await;
-            return Err(Error::retry(format!("another writer published version {with} of {} first", table.name), "run again: it builds on the new version"));
+            return Err(Error::retry(
+                format!("another writer published version {with} of {} first", table.name),
+                "run again: it builds on the new version",
+            ));
         }
     }
     settle_quarantine(table, &checkpoint, cx).await?;
@@ -232,7 +245,8 @@ fn sensitive(table: &BoundTable, contract: &Contract, cx: &RunContext) -> Sensit
 
 /// Whether anything of this table is masked: then no message may quote a value.
 fn personal(table: &BoundTable) -> bool {
-    table.steps.iter().any(|s| matches!(s, Step::Mask(_))) || table.contract.as_ref().is_some_and(|c| c.columns.iter().any(|c| c.tags.iter().any(|t| t == "pii")))
+    table.steps.iter().any(|s| matches!(s, Step::Mask(_)))
+        || table.contract.as_ref().is_some_and(|c| c.columns.iter().any(|c| c.tags.iter().any(|t| t == "pii")))
 }
 
 /// Hides what stands in quotes in errors that come from evaluating expressions: DataFusion quotes the value there.
@@ -270,12 +284,7 @@ fn hide_quoted(message: &str) -> String {
 }
 
 /// The table's schema after this load, or why the table cannot take these rows.
-fn reconcile(
-    base: &Option<Snapshot>,
-    assembled: &Assembled,
-    rebuild: bool,
-    ledger: &Ledger,
-) -> Result<arrow::datatypes::SchemaRef> {
+fn reconcile(base: &Option<Snapshot>, assembled: &Assembled, rebuild: bool, ledger: &Ledger) -> Result<arrow::datatypes::SchemaRef> {
     let Some(base) = base.as_ref().filter(|_| !rebuild) else { return Ok(Arc::clone(&assembled.schema)) };
     let mut complaints = vec![];
     if base.partition_columns != assembled.partition_columns {
@@ -313,7 +322,13 @@ fn reconcile(
 }
 
 /// Runs the plan to finished files.
-async fn execute(table: &BoundTable, cx: &RunContext, session: &SessionContext, base: &Option<Snapshot>, assembled: &Assembled) -> Result<Vec<DataFile>> {
+async fn execute(
+    table: &BoundTable,
+    cx: &RunContext,
+    session: &SessionContext,
+    base: &Option<Snapshot>,
+    assembled: &Assembled,
+) -> Result<Vec<DataFile>> {
     let spec = WriteSpec {
         prefix: table.format.data_prefix(base, &cx.batch),
         partition_columns: assembled.partition_columns.clone(),
@@ -345,13 +360,7 @@ fn rows_read(table: &BoundTable, ledger: &Ledger) -> u64 {
 }
 
 /// Whether what was written may be published: the sum closes, limits hold, nothing that must not fail has failed.
-async fn judge(
-    table: &BoundTable,
-    ledger: &Ledger,
-    session: &SessionContext,
-    assembled: &Assembled,
-    files: &[DataFile],
-) -> Result<()> {
+async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, assembled: &Assembled, files: &[DataFile]) -> Result<()> {
     let read = rows_read(table, ledger);
     let written: u64 = files.iter().map(|f| f.rows).sum();
     let filtered = filtered(ledger);
@@ -383,7 +392,10 @@ fn verdict(table: &BoundTable, ledger: &Ledger, read: u64) -> Result<()> {
     let failures = ledger.failures();
     if !failures.is_empty() {
         let list = failures.iter().map(|(rule, rows)| format!("{rule} ({})", units::plural(*rows, "row"))).collect::<Vec<_>>().join("; ");
-        return Err(Error::data(format!("checks that may not fail have failed: {list}"), "correct the data, or change the check's on_fail; nothing was published"));
+        return Err(Error::data(
+            format!("checks that may not fail have failed: {list}"),
+            "correct the data, or change the check's on_fail; nothing was published",
+        ));
     }
     let quarantined = Ledger::get(&ledger.quarantined);
     let exceeded = match table.max_rejected {
@@ -397,7 +409,12 @@ fn verdict(table: &BoundTable, ledger: &Ledger, read: u64) -> Result<()> {
             Some(MaxRejected::Share(s)) => format!("{}%", s * 100.0),
             None => String::new(),
         };
-        let worst = ledger.rules().into_iter().max_by_key(|(_, rows)| *rows).map(|((c, r), n)| format!("; most often {c}: {r} ({n})")).unwrap_or_default();
+        let worst = ledger
+            .rules()
+            .into_iter()
+            .max_by_key(|(_, rows)| *rows)
+            .map(|((c, r), n)| format!("; most often {c}: {r} ({n})"))
+            .unwrap_or_default();
         return Err(Error::data(
             format!("{quarantined} of {read} rows were rejected, more than max_rejected: {limit}{worst}"),
             "correct the data or the contract; `smelt run --dry-run` shows the rules without publishing",
@@ -407,7 +424,13 @@ fn verdict(table: &BoundTable, ledger: &Ledger, read: u64) -> Result<()> {
 }
 
 /// Expectations over the whole batch, asked of the files that are about to be published.
-async fn expectations(table: &BoundTable, ledger: &Ledger, session: &SessionContext, assembled: &Assembled, files: &[DataFile]) -> Result<()> {
+async fn expectations(
+    table: &BoundTable,
+    ledger: &Ledger,
+    session: &SessionContext,
+    assembled: &Assembled,
+    files: &[DataFile],
+) -> Result<()> {
     let expectations = checks::batch_expectations(&table.checks);
     if expectations.is_empty() {
         return Ok(());
@@ -432,7 +455,10 @@ async fn expectations(table: &BoundTable, ledger: &Ledger, session: &SessionCont
             match on_fail {
                 OnFail::Warn => ledger.warn(format!("expectation does not hold: {sql}"), 0),
                 OnFail::Fail | OnFail::Quarantine => {
-                    return Err(Error::data(format!("expectation does not hold: {sql}"), "correct the data or the expectation; nothing was published"));
+                    return Err(Error::data(
+                        format!("expectation does not hold: {sql}"),
+                        "correct the data or the expectation; nothing was published",
+                    ));
                 }
             }
         }

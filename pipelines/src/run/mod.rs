@@ -96,7 +96,10 @@ pub fn main(args: &RunArgs, log: LogFormat) -> u8 {
     if let Some(file) = &args.report
         && let Err(e) = serde_json::to_vec_pretty(&report).map_err(std::io::Error::other).and_then(|json| std::fs::write(file, json))
     {
-        return console.error(&Error::retry(format!("the report could not be written to {}: {e}", file.display()), "the tables are published; only the report is missing"));
+        return console.error(&Error::retry(
+            format!("the report could not be written to {}: {e}", file.display()),
+            "the tables are published; only the report is missing",
+        ));
     }
     report.exit_code()
 }
@@ -140,7 +143,12 @@ fn new_batch(now: DateTime<Utc>) -> String {
     format!("{}-{}", now.format("%Y%m%dT%H%M%SZ"), &unique[..8])
 }
 
-async fn schedule(cx: &Arc<RunContext>, chosen: &BTreeSet<String>, progress: &Arc<Progress>, threads: usize) -> BTreeMap<String, TableReport> {
+async fn schedule(
+    cx: &Arc<RunContext>,
+    chosen: &BTreeSet<String>,
+    progress: &Arc<Progress>,
+    threads: usize,
+) -> BTreeMap<String, TableReport> {
     let bound = &cx.bound;
     let mut reports: BTreeMap<String, TableReport> = BTreeMap::new();
     let mut waiting: Vec<usize> = (0..bound.tables.len()).filter(|i| chosen.contains(&bound.tables[*i].name.to_string())).collect();
@@ -152,8 +160,11 @@ async fn schedule(cx: &Arc<RunContext>, chosen: &BTreeSet<String>, progress: &Ar
         let mut still = vec![];
         for i in std::mem::take(&mut waiting) {
             let name = bound.tables[i].name.to_string();
-            let reads: Vec<&String> = bound.graph.get(&name).map(|r| r.iter().filter(|r| chosen.contains(*r)).collect()).unwrap_or_default();
-            if let Some(failed) = reads.iter().find(|r| reports.get(**r).is_some_and(|t| matches!(t.status, Status::Failed | Status::Skipped))) {
+            let reads: Vec<&String> =
+                bound.graph.get(&name).map(|r| r.iter().filter(|r| chosen.contains(*r)).collect()).unwrap_or_default();
+            if let Some(failed) =
+                reads.iter().find(|r| reports.get(**r).is_some_and(|t| matches!(t.status, Status::Failed | Status::Skipped)))
+            {
                 let mut report = TableReport::new(&name, Status::Skipped);
                 report.warnings.insert(format!("not run, because {failed} was not loaded"), 0);
                 reports.insert(name, report);

@@ -20,7 +20,8 @@ pub fn main(what: &SampleKind) -> u8 {
             (out, olist(out, &options, &|_| {}))
         }
         SampleKind::Clickstream { events, days, users, bad, duplicates, seed, out } => {
-            let options = ClickstreamOptions { events: *events, days: *days, users: *users, bad: *bad, duplicates: *duplicates, seed: *seed };
+            let options =
+                ClickstreamOptions { events: *events, days: *days, users: *users, bad: *bad, duplicates: *duplicates, seed: *seed };
             (out, clickstream(out, &options, &|_| {}))
         }
     };
@@ -51,12 +52,20 @@ pub async fn ensure(bound: &Bound, console: &Console) -> Result<()> {
     let sample = sample.clone();
     let made = tokio::task::spawn_blocking(move || match &sample {
         SampleSpec::Olist(s) => olist(&target, &OlistOptions { orders: s.orders, ..OlistOptions::default() }, &|_| {}),
-        SampleSpec::Clickstream(s) => clickstream(&target, &ClickstreamOptions { events: s.events, ..ClickstreamOptions::default() }, &|_| {}),
+        SampleSpec::Clickstream(s) => {
+            clickstream(&target, &ClickstreamOptions { events: s.events, ..ClickstreamOptions::default() }, &|_| {})
+        }
     })
     .await
     .map_err(|e| Error::bug(e.to_string()))?;
-    let summary = made.map_err(|e| Error::retry(format!("the sample could not be made: {e}"), "check that the folder can be written to"))?;
-    console.note(&format!("{} in {}, {}\n", units::plural(summary.rows(), "row"), units::plural(summary.files.len() as u64, "file"), units::bytes(summary.bytes())));
+    let summary =
+        made.map_err(|e| Error::retry(format!("the sample could not be made: {e}"), "check that the folder can be written to"))?;
+    console.note(&format!(
+        "{} in {}, {}\n",
+        units::plural(summary.rows(), "row"),
+        units::plural(summary.files.len() as u64, "file"),
+        units::bytes(summary.bytes())
+    ));
     Ok(())
 }
 
