@@ -49,12 +49,16 @@ impl fmt::Debug for Location {
 impl Location {
     /// The path in the store of `relative`, which is `/`-separated and taken literally ("" is the place itself).
     pub fn path(&self, relative: &str) -> Result<Path> {
-        let whole = match (self.prefix.as_ref(), relative) {
+        let whole = self.below(relative);
+        Path::parse(&whole).map_err(|e| Error::bug(format!("{whole} is not a path: {e}")))
+    }
+
+    fn below(&self, relative: &str) -> String {
+        match (self.prefix.as_ref(), relative) {
             (prefix, "") => prefix.to_owned(),
             ("", relative) => relative.to_owned(),
             (prefix, relative) => format!("{prefix}/{relative}"),
-        };
-        Path::parse(&whole).map_err(|e| Error::bug(format!("{whole} is not a path: {e}")))
+        }
     }
 
     /// A place below this one.
@@ -82,8 +86,7 @@ impl Location {
                 format!("{scheme}://{user}{}", self.url.host_str().unwrap_or_default())
             }
         };
-        let tail = if relative.is_empty() { String::new() } else { format!("/{relative}") };
-        format!("{base}/{}{tail}", self.prefix)
+        format!("{base}/{}", self.below(relative))
     }
 }
 
@@ -308,7 +311,8 @@ mod tests {
         assert_eq!((a.prefix.as_ref(), b.prefix.as_ref()), ("a/*.csv", "b"));
         assert_eq!(a.root.as_str(), "s3://bucket/");
         assert_eq!(b.join("t").unwrap().uri("x"), "s3://bucket/b/t/x");
-        stores.locate("s3://other", base).unwrap();
+        let root = stores.locate("s3://other", base).unwrap();
+        assert_eq!(root.uri("x"), "s3://other/x");
         assert_eq!(*count.lock(), 2);
     }
 

@@ -374,7 +374,7 @@ mod tests {
         let mut change = suite::change(&place, &base, 2).await;
         let mut fields = change.schema.fields().to_vec();
         let ntz = arrow::datatypes::DataType::Timestamp(arrow::datatypes::TimeUnit::Microsecond, None);
-        fields.push(Arc::new(arrow::datatypes::Field::new("at", ntz, true)));
+        fields.push(Arc::new(arrow::datatypes::Field::new("local_at", ntz, true)));
         change.schema = Arc::new(arrow::datatypes::Schema::new(fields));
         format.commit(&base, change).await.unwrap();
         let (schema, protocol) = of(&format.snapshot().await.unwrap());
