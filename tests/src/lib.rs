@@ -1,7 +1,5 @@
 //! What the tests of the whole share: lakes in temporary folders, runs in this process, queries as sorted text, stores that die.
 
-#![allow(clippy::expect_used, clippy::panic)] // a test that cannot go on says why and stops
-
 pub mod faults;
 
 use std::path::Path;
