@@ -185,7 +185,7 @@ fn bind(loaded: &mut Loaded, keys: Keys, base: &Path, stores: &Stores) -> Option
             Err(e) => complain(loaded, &["tables", name], e),
         }
     }
-    let order = match graph::order(&graph) {
+    let mut order = match graph::order(&graph) {
         Ok(order) => order,
         Err(cycle) => {
             let first = cycle.first().cloned().unwrap_or_default();
@@ -196,6 +196,15 @@ fn bind(loaded: &mut Loaded, keys: Keys, base: &Path, stores: &Stores) -> Option
             return None;
         }
     };
+    // layer by layer, and in a layer as the user wrote them
+    let mut depths: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in &order {
+        let depth = graph.get(name).into_iter().flatten().filter_map(|r| depths.get(r.as_str())).max().map_or(0, |d| d + 1);
+        depths.insert(name, depth);
+    }
+    let depths: BTreeMap<String, usize> = depths.into_iter().map(|(n, d)| (n.to_owned(), d)).collect();
+    let written: Vec<&str> = pipeline.tables.keys().collect();
+    order.sort_by_key(|name| (depths.get(name).copied(), written.iter().position(|w| w == name)));
     let tables = order.iter().filter_map(|name| tables.remove(name)).collect();
     Some((lake, Tables { tables, keys }, graph))
 }

@@ -209,7 +209,7 @@ fn share(text: &str) -> Result<f64, String> {
 
 /// Parses the arguments, does the work and gives the exit code.
 pub fn main() -> ExitCode {
-    // a closed pipe (`smelt query … | head`) ends the process quietly, as in other tools
+    crate::machine::small_pages();
     let cli = Cli::parse();
     let code = match cli.command {
         Command::Init { folder } => crate::init::init(&folder),

@@ -40,6 +40,19 @@ pub fn cpu_seconds() -> f64 {
     ticks.map_or(0.0, |t| t as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 
+/// Turns transparent huge pages off for this process. The allocator asks for them, and in a process that lives for seconds
+/// most of its time would go into clearing 2 MB pages of which little is used: on the customers job (3 M rows, 2 cores) 4 of 6.6 s.
+pub fn small_pages() {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: the call takes plain numbers and changes nothing but a flag of this process.
+        let failed = unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) } != 0;
+        if failed {
+            tracing::debug!("huge pages stay on");
+        }
+    }
+}
+
 /// Cores that this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

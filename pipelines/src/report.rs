@@ -44,7 +44,7 @@ pub struct TableReport {
     pub files: u64,
     pub bytes: u64,
     pub seconds: f64,
-    /// Rows that broke each rule, as `column: rule`.
+    /// Rows that broke each rule, as `column rule`.
     pub rules: BTreeMap<String, u64>,
     /// What the user should know, and how often it happened (0: not a count of rows).
     pub warnings: BTreeMap<String, u64>,
@@ -181,10 +181,17 @@ impl RunReport {
             }
             let _ = writeln!(out, "{}", line.trim_end());
         }
+        let broken: Vec<&TableReport> = self.tables.iter().filter(|t| !t.rules.is_empty()).collect();
+        if !broken.is_empty() {
+            let _ = writeln!(out, "\nrules broken, in rows:");
+        }
+        for t in broken {
+            let mut rules: Vec<(&String, &u64)> = t.rules.iter().collect();
+            rules.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
+            let rules = rules.iter().map(|(rule, rows)| format!("{rule} {}", units::count(**rows))).collect::<Vec<_>>().join(" · ");
+            let _ = writeln!(out, "  {:<w$}  {rules}", t.table, w = widths[0]);
+        }
         for t in &self.tables {
-            for (rule, rows) in &t.rules {
-                let _ = writeln!(out, "{}: {} broke `{rule}`", t.table, units::plural(*rows, "row"));
-            }
             for (warning, rows) in &t.warnings {
                 let times = if *rows > 1 { format!(" (×{})", units::count(*rows)) } else { String::new() };
                 let _ = writeln!(out, "warning: {}: {warning}{times}", t.table);

@@ -50,7 +50,7 @@ pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> T
     report.rules = ledger
         .rules()
         .into_iter()
-        .map(|((column, rule), rows)| (if column.is_empty() { rule } else { format!("{column}: {rule}") }, rows))
+        .map(|((column, rule), rows)| (if column.is_empty() { rule } else { format!("{column} {rule}") }, rows))
         .collect();
     report.warnings.extend(ledger.warnings());
     match outcome {
