@@ -13,6 +13,7 @@ pub mod keys;
 pub mod ledger;
 pub mod load;
 pub mod planner;
+pub mod pool;
 pub mod route;
 pub mod session;
 pub mod steps;

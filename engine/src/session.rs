@@ -1,11 +1,9 @@
 //! The one place where a `SessionContext` is built: memory pool, spill folder, functions, planner, options.
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -13,6 +11,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::error::Result;
 use crate::ledger::Ledger;
 use crate::planner::SmeltPlanner;
+use crate::pool::RunPool;
 
 /// What one run may use. All tables of the run share it.
 #[derive(Debug, Clone)]
@@ -25,13 +24,12 @@ pub struct Resources {
 impl Resources {
     /// `memory` in bytes bounds what operators may hold; they spill to `spill` (the system's temporary folder when absent).
     pub fn new(memory: usize, threads: usize, spill: Option<PathBuf>) -> Result<Self> {
-        let top = NonZeroUsize::new(5).unwrap_or(NonZeroUsize::MIN);
         let mode = match spill {
             Some(dir) => DiskManagerMode::Directories(vec![dir]),
             None => DiskManagerMode::OsTmpDirectory,
         };
         let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(TrackConsumersPool::new(FairSpillPool::new(memory), top)))
+            .with_memory_pool(Arc::new(RunPool::new(memory)))
             .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode))
             .build_arc()?;
         Ok(Resources { runtime, threads })

@@ -134,7 +134,7 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_exist_is_told() {
         let columns = [("a", text(&[None])), ("n", ints(&[None]))];
-        let json = r#"[{"references": {"a": "silver.city.name", "n": "silver.cities.name"}}, {"references": {"a": "silver.cities.nam"}}, {"references": {"a": "cities"}}]"#;
+        let json = r#"[{"references": {"a": "silver.citie.name", "n": "silver.cities.name"}}, {"references": {"a": "silver.cities.nam"}}, {"references": {"a": "cities"}}]"#;
         let found = complaints(json, &columns).await;
         let helps: Vec<&str> = found.iter().filter_map(|c| c.help.as_deref()).collect();
         assert_eq!(found.len(), 4, "{found:?}");

@@ -86,17 +86,19 @@ impl Transform for Cast {
         }
         verdict(complaints)?;
         let names: Vec<String> = schema.fields().iter().map(|f| f.name().clone()).collect();
-        // Value and verdict of one pass over the column; taken apart in a second projection.
+        // Value and verdict of one pass over the column; taken apart in a second projection. The pair has a name of its own:
+        // the optimizer moves get_field below a projection by name, and would reach the column from before the cast.
+        let pair = |flag: &str| format!("{flag}_pair");
         let both = names.iter().map(|n| match casts.iter().find(|(name, _, _)| name == n) {
-            Some((_, _, cast)) => cast.clone().alias(n),
+            Some((_, flag, cast)) => cast.clone().alias(pair(flag)),
             None => column(n),
         });
         let plan = LogicalPlanBuilder::from(input).project(both.collect::<Vec<_>>())?;
-        let values = names.iter().map(|n| match casts.iter().any(|(name, _, _)| name == n) {
-            true => get_field(column(n), "value").alias(n),
-            false => column(n),
+        let values = names.iter().map(|n| match casts.iter().find(|(name, _, _)| name == n) {
+            Some((_, flag, _)) => get_field(column(&pair(flag)), "value").alias(n),
+            None => column(n),
         });
-        let flags = casts.iter().map(|(name, flag, _)| get_field(column(name), "bad").alias(flag));
+        let flags = casts.iter().map(|(_, flag, _)| get_field(column(&pair(flag)), "bad").alias(flag));
         Ok(plan.project(values.chain(flags).collect::<Vec<_>>())?.build()?)
     }
 

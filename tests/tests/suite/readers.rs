@@ -19,7 +19,8 @@ fn python() -> PathBuf {
 }
 
 fn others(table: &Path, columns: &[&str]) -> BTreeMap<String, Vec<Vec<String>>> {
-    let out = Command::new(python()).arg(workspace().join("tests/tests/suite/readers.py")).arg(table).arg(columns.join(",")).output().unwrap();
+    let out =
+        Command::new(python()).arg(workspace().join("tests/tests/suite/readers.py")).arg(table).arg(columns.join(",")).output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).unwrap()
 }
