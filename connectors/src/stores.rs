@@ -117,6 +117,11 @@ impl Stores {
     /// Finds the store of `text`: a URL, or a local path relative to `base`. Opens no connection.
     /// An unknown scheme or a bad URL is [`Error::Pipeline`].
     pub fn locate(&self, text: &str, base: &std::path::Path) -> Result<Location> {
+        // a pipeline that was read from a store has its relative paths there
+        let remote = base.to_string_lossy();
+        if remote.contains("://") && !text.contains("://") && !text.starts_with('/') {
+            return self.locate(&format!("{}/{text}", remote.trim_end_matches('/')), std::path::Path::new("/"));
+        }
         let Some((scheme, rest)) = text.split_once("://") else {
             return self.local(text, base.join(text));
         };

@@ -144,7 +144,13 @@ impl Bound {
 impl Locate for Bound {
     fn locate(&self, text: &str) -> Result<(Arc<dyn ObjectStore>, Path, String)> {
         let location = self.stores.locate(text, &self.base)?;
-        let root = if text.contains("://") { String::new() } else { self.base.to_string_lossy().trim_start_matches('/').to_owned() };
+        // paths are shown below the pipeline's folder, or below the bucket
+        let base = self.base.to_string_lossy();
+        let root = match (text.contains("://"), base.split_once("://")) {
+            (true, _) => String::new(),
+            (false, Some((_, place))) => place.split_once('/').map(|(_bucket, folder)| folder.to_owned()).unwrap_or_default(),
+            (false, None) => base.trim_start_matches('/').to_owned(),
+        };
         Ok((location.store, location.prefix, root))
     }
 }

@@ -237,10 +237,13 @@ fn schema_complaint(e: &SchemaError, path: &[&str], columns: &[&str]) -> Complai
             }
         }
         SchemaError::AmbiguousReference { field } => {
-            Complaint::at(path.to_vec(), format!("`{}` could be a column of more than one table", field.flat_name()))
-                .help("put the table's name before it, as in `o.id`")
+            Complaint::at(path.to_vec(), format!("the name `{}` is ambiguous: more than one column has it", field.flat_name()))
+                .help("put the table's name before it, as in `o.id`, or rename a column of the result with `as`")
         }
-        other => Complaint::at(path.to_vec(), sentence(&other.to_string())),
+        SchemaError::DuplicateUnqualifiedField { name } | SchemaError::DuplicateQualifiedField { name, .. } => {
+            Complaint::at(path.to_vec(), format!("two columns of the query are named `{name}`"))
+                .help("give one of them another name with `as`, or select fewer columns than `*`")
+        }
     }
 }
 

@@ -275,7 +275,8 @@ mod tests {
         assert!(complaints(r#"[{"sql": "drop table input"}]"#).await[0].message.contains("only a query"));
         assert!(complaints(r#"[{"sql": "select 1 as x"}]"#).await[0].message.contains("does not read"));
         assert!(complaints(r#"[{"sql": "select a.* from input a join input b on a.name = b.name"}]"#).await[0].message.contains("2 times"));
-        assert!(complaints(r#"[{"sql": "select name, price as name from input"}]"#).await[0].message.contains("two columns"));
+        assert!(complaints(r#"[{"sql": "select name, price as name from input"}]"#).await[0].message.contains("ambiguous"));
+        assert!(complaints(r#"[{"sql": "select 1 as x, 2 as x from input"}]"#).await[0].message.contains("two columns"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::spec::{LoadOptions, Loaded, load};
 use crate::yaml::Unset;
 
 fn read(yaml: &str, env: Option<&str>, set: &[String]) -> Loaded {
-    let vars = |name: &str| (name == "HOME").then(|| "/root".to_owned());
+    let vars = |name: &str| (name == "HOME").then(|| "/raw".to_owned());
     load("pipeline.yaml", yaml, &LoadOptions { env, set, vars: &vars, unset: Unset::Complain })
 }
 
@@ -125,7 +125,7 @@ fn a_whole_pipeline_reads_well() {
     assert_eq!((silver.provenance, silver.max_rejected), (Some(false), Some(crate::spec::MaxRejected::Share(0.01))));
     assert_eq!((gold.max_rejected, gold.optimize), (Some(crate::spec::MaxRejected::Rows(10)), silver.optimize));
     let smelt_connectors::sources::SourceSpec::Csv(csv) = pipeline.sources.get("orders").unwrap() else { panic!("not csv") };
-    assert_eq!((csv.path.0[0].as_str(), csv.delimiter.as_str()), ("/root/orders/*.csv", ";"));
+    assert_eq!((csv.path.0[0].as_str(), csv.delimiter.as_str()), ("/raw/orders/*.csv", ";"));
 }
 
 const WHOLE: &str = r#"
