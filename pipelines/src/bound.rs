@@ -116,6 +116,16 @@ impl Bound {
         self.sources.get(name).ok_or_else(|| Error::bug(format!("no source {name}")))
     }
 
+    /// Where the lake is, as the user would name it from here.
+    pub fn lake_shown(&self) -> String {
+        if self.lake.display.contains("://") {
+            return self.lake.display.clone();
+        }
+        let path = self.base.join(&self.lake.display);
+        let here = std::env::current_dir().unwrap_or_default();
+        path.strip_prefix(&here).unwrap_or(&path).display().to_string()
+    }
+
     /// The files of a source. Listed on the first call, so that all stages of one process see the same files.
     pub async fn listing(&self, source: &str, now: DateTime<Utc>) -> Result<Arc<Listing>> {
         let mut listings = self.listings.lock().await;

@@ -60,7 +60,7 @@ pub async fn text(bound: &Arc<Bound>, checked: &[CheckedTable], options: &RunOpt
     let resources = Resources::new(64 << 20, 1, None)?;
     let cx = RunContext::new(Arc::clone(bound), resources, BatchId("plan".into()), options.now);
     let mut out = String::new();
-    let _ = writeln!(out, "{} ({}) into {}\n", bound.name, bound.environment, bound.lake.display);
+    let _ = writeln!(out, "{} ({}) into {}\n", bound.name, bound.environment, bound.lake_shown());
     let mut touched: Vec<String> = vec![];
     for table in &bound.tables {
         let Some(checked) = checked.iter().find(|c| c.name == table.name) else { continue };

@@ -91,7 +91,7 @@ pub fn write(input: LogicalPlan, spec: WriteSpec) -> Result<LogicalPlan> {
     Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 
-/// The finished files, from what a plan of [`write`] gave.
+/// The finished files, from what a plan of [`write`](fn@write) gave.
 pub fn files(batches: &[RecordBatch]) -> Result<Vec<DataFile>> {
     let mut out = vec![];
     for batch in batches {

@@ -132,7 +132,7 @@ pub async fn run(bound: Arc<Bound>, options: &RunOptions) -> Result<RunReport> {
         seconds: started.elapsed().as_secs_f64(),
         cpu_seconds: machine::cpu_seconds() - cpu,
         peak_memory_bytes: machine::peak_memory(),
-        lake: bound.lake.display.clone(),
+        lake: bound.lake_shown(),
         tables,
     })
 }
