@@ -2,7 +2,7 @@
 //!
 //! Cutting is `csv_split`, decoding `csv_decode`, finding bytes `csv_scan`. The rules that both cutting and decoding follow:
 //! a quote opens a field only at its start; a quoted field ends at a quote that the delimiter, the line's end or the file's end follows;
-//! text after that quote, or no such quote (a record with line breaks in quotes must end within [`Dialect::limit`] bytes), costs
+//! text after that quote, or no such quote (a record with line breaks in quotes must end within 64 MB), costs
 //! the record's first physical line only, and reading resumes on the next line.
 
 use std::sync::{Arc, OnceLock};

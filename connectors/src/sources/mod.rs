@@ -194,7 +194,7 @@ impl SourceSpec {
 
 /// Opens `files` as one table of raw rows: the contract's columns (text; Parquet gives its own types), then the hidden columns.
 /// Files are read by `threads` partitions that share all work. Headers are met while reading: a file that lacks a column of the
-/// contract, or has one too many under `fail`, is an [`Error::Data`] from the stream, before anything is published.
+/// contract, or has one too many under `fail`, is an `Error::Data` from the stream, before anything is published.
 pub async fn open(spec: &SourceSpec, files: Vec<SourceFile>, contract: &Contract, threads: usize) -> Result<Arc<dyn TableProvider>> {
     match spec {
         SourceSpec::Csv(csv) => csv::open(csv, files, contract, threads),

@@ -2,7 +2,7 @@
 //! large file (even a compressed one) keeps every core busy, as do a thousand small ones.
 //!
 //! Readers are tasks of their own, which a partition that nobody polls cannot hold up; what they have read waits in a bounded queue.
-//! This room knows no format: a [`Records`] brings splitter and decoder, Parquet brings its own [`Scan`].
+//! This room knows no format: a [`Records`] brings splitter and decoder, Parquet brings its own `Scan`.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
