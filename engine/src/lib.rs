@@ -5,6 +5,7 @@
 //! `commit` then turns the finished files into one atomic publish.
 
 pub mod checks;
+pub mod compact;
 pub mod conform;
 pub mod contract;
 pub mod dedup;

@@ -8,6 +8,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use crate::compact::CompactViews;
 use crate::error::Result;
 use crate::ledger::Ledger;
 use crate::planner::SmeltPlanner;
@@ -54,6 +55,7 @@ impl Resources {
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features()
             .with_query_planner(Arc::new(SmeltPlanner))
+            .with_physical_optimizer_rule(Arc::new(CompactViews))
             .build();
         SessionContext::new_with_state(state)
     }
