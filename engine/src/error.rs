@@ -69,6 +69,9 @@ pub enum Error {
     /// Fix the data, or allow for it: exit code 3, nothing was published.
     #[error("{message}")]
     Data { message: String, help: Option<String> },
+    /// As `Data`, from evaluating an expression: the message may quote a value. Exit code 3.
+    #[error("{0}")]
+    Value(String),
     /// The world outside failed (network, disk, another writer): exit code 4, running again is safe.
     #[error("{message}")]
     Retry { message: String, help: Option<String> },
@@ -94,6 +97,7 @@ impl Error {
     pub fn help(&self) -> Option<&str> {
         match self {
             Error::Data { help, .. } | Error::Retry { help, .. } => help.as_deref(),
+            Error::Value(_) => Some("a cast or a calculation met a value that it cannot take; use try_cast, or filter such rows first"),
             _ => None,
         }
     }
@@ -122,19 +126,16 @@ impl From<datafusion::error::DataFusionError> for Error {
             },
             D::ArrowError(inner, _) => match *inner {
                 arrow::error::ArrowError::ExternalError(e) => D::External(e).into(),
-                other => Error::data(
-                    other.to_string(),
-                    "a cast or a calculation met a value that it cannot take; use try_cast, or filter such rows first",
-                ),
+                other => Error::Value(other.to_string()),
             },
             D::ObjectStore(e) => (*e).into(),
             D::ParquetError(e) => match *e {
                 parquet::errors::ParquetError::External(inner) => D::External(inner).into(),
-                other => Error::Data { message: other.to_string(), help: None },
+                other => Error::Value(other.to_string()),
             },
             D::IoError(e) => e.into(),
             D::ResourcesExhausted(m) => Error::retry(m, "give more memory with --memory, or free disk space for spilling"),
-            D::Execution(m) => Error::Data { message: m, help: None },
+            D::Execution(m) => Error::Value(m),
             other => Error::Bug(other.to_string()),
         }
     }
@@ -148,9 +149,10 @@ fn shared_error(e: &datafusion::error::DataFusionError) -> Error {
             Some(Error::Data { message, help }) => Error::Data { message: message.clone(), help: help.clone() },
             Some(Error::Retry { message, help }) => Error::Retry { message: message.clone(), help: help.clone() },
             Some(Error::Pipeline(c)) => Error::Pipeline(c.clone()),
+            Some(Error::Value(m)) => Error::Value(m.clone()),
             _ => Error::Bug(e.to_string()),
         },
-        D::ArrowError(..) | D::Execution(_) => Error::Data { message: e.to_string(), help: None },
+        D::ArrowError(..) | D::Execution(_) => Error::Value(e.to_string()),
         D::ObjectStore(_) | D::IoError(_) | D::ResourcesExhausted(_) => Error::Retry { message: e.to_string(), help: None },
         _ => Error::Bug(e.to_string()),
     }

@@ -45,8 +45,13 @@ pub async fn assemble(input: LogicalPlan, spec: &LoadSpec<'_>, scope: &Scope<'_>
         Some((Step::Dedup(dedup), rest)) => (rest, Some((rest.len(), dedup))),
         _ => (spec.steps, None),
     };
-    let sensitive = spec.sensitive.clone();
-    let leave = move |plan, flags, _step: usize| Ok(route(plan, rules(flags), sensitive.clone(), "steps"));
+    let (sensitive, keys) = (spec.sensitive.clone(), scope.keys);
+    let leave = move |plan, flags, step: usize| {
+        // under the names that the columns have here, and those that they came with
+        let mut sensitive = sensitive.clone();
+        sensitive.columns.extend(steps::mask::sensitive(&before[step.min(before.len())..], keys).columns);
+        Ok(route(plan, rules(flags), sensitive, "steps"))
+    };
     let scope = &Scope { route: Some(&leave), ..*scope };
     let planned = steps::plan_steps(before, input, scope).await.map_err(|e| under(e, &["steps"]))?;
 

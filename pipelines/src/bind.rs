@@ -8,6 +8,7 @@ use std::sync::Arc;
 use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
 use smelt_connectors::formats::{self, FormatKind};
+use smelt_connectors::secrets::resolve;
 use smelt_connectors::stores::{Location, Stores};
 use smelt_engine::contract::{Column, Contract};
 use smelt_engine::error::Complaint;
@@ -27,8 +28,10 @@ use crate::yaml::{Sources, Unset};
 pub enum Secrets {
     /// A run needs them.
     Needed,
-    /// `validate`, `plan` and `query` do without: masks are planned with a placeholder, and nothing is masked.
+    /// `validate` and `plan` do without: masks are planned with a placeholder, and nothing is masked.
     Optional,
+    /// `query` uses those that can be fetched; a mask function that names another one says so.
+    IfThere,
 }
 
 /// Why a pipeline could not be bound.
@@ -86,6 +89,7 @@ pub async fn open_with(args: &PipelineArgs, secrets: Secrets, stores: Arc<Stores
                 sources: pipeline.sources.0.into_iter().map(|(name, source)| (name.value, source)).collect(),
                 tables: tables.tables,
                 graph,
+                timezone: pipeline.timezone.map(|z| z.0),
                 sample: pipeline.sample,
                 loaded,
                 listings: tokio::sync::Mutex::default(),
@@ -141,7 +145,8 @@ async fn read(place: &str, stores: &Stores) -> Result<(String, String, PathBuf),
     };
     let text = String::from_utf8(bytes).map_err(|_| not_utf8(&file.to_string_lossy()))?;
     let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let base = std::path::absolute(folder)?;
+    // one folder, one name: files are remembered by their path below it
+    let base = std::fs::canonicalize(folder)?;
     let shown = file.strip_prefix("./").unwrap_or(&file).to_string_lossy().into_owned();
     Ok((shown, text, base))
 }
@@ -153,6 +158,10 @@ fn not_utf8(file: &str) -> Error {
 fn keys(loaded: &mut Loaded, secrets: Secrets, base: &Path) -> Keys {
     if secrets == Secrets::Needed {
         return spec::resolve_keys(loaded, base);
+    }
+    if secrets == Secrets::IfThere {
+        let references = loaded.pipeline.iter().flat_map(|p| p.keys.iter());
+        return Keys(references.filter_map(|(name, r)| Some((name.to_owned(), resolve(&r.reference, base).ok()?))).collect());
     }
     let names = loaded.pipeline.iter().flat_map(|p| p.keys.keys().map(str::to_owned)).collect::<Vec<_>>();
     // a placeholder: enough to plan masks with; the commands that ask for it write nothing
@@ -256,14 +265,27 @@ fn bind_table(
             }
         }
     }
-    let mode = match table.write_mode() {
+    if matches!(input, Input::Sql(_)) && !table.columns.is_empty() {
+        complaints.push(
+            Complaint::at(["columns"], "a contract belongs to a table that reads a source; this one reads tables")
+                .help("cast in the query or with a cast step, and check with `checks`"),
+        );
+    }
+    if layer == "quarantine" {
+        complaints.push(
+            Complaint::at(Vec::<String>::new(), "the layer `quarantine` is where smelt puts rejected rows")
+                .help("choose another layer, such as `silver`"),
+        );
+    }
+    let reads_tables = matches!(input, Input::Sql(_));
+    let mode = match table.write.unwrap_or(if reads_tables { WriteSpec::Replace } else { WriteSpec::Append }) {
         WriteSpec::Append => Mode::Append,
         WriteSpec::Replace => Mode::Replace,
         WriteSpec::ReplacePartitions => Mode::ReplacePartitions,
     };
     if mode == Mode::Append && matches!(input, Input::Sql(_)) {
         complaints.push(
-            Complaint::at(["write"], "a table made by SQL cannot append: the query gives all rows again whenever its tables change")
+            Complaint::at(["write"], "a table that reads tables cannot append: it gets all rows again whenever one of them changes")
                 .help("use `write: replace`, or `replace_partitions` with partition_by"),
         );
     }
@@ -333,7 +355,13 @@ fn no_table(table: &str, names: &BTreeSet<String>) -> Complaint {
 
 /// A hash of what decides the rows of a table made by SQL.
 fn definition(table: &Table) -> String {
-    let text = format!("{:?}", (&table.sql, &table.from, &table.steps, &table.checks, &table.partition_by, &table.write));
+    // values only: a comment in the pipeline moves every place, and changes no row
+    let columns: Vec<_> = table.columns.iter().collect();
+    let steps: Vec<_> = table.steps.iter().map(|s| &s.value).collect();
+    let checks: Vec<_> = table.checks.iter().map(|c| &c.value).collect();
+    let partitions: Vec<_> = table.partition_by.iter().map(|p| &p.value).collect();
+    let input = (table.sql.as_ref().map(|s| &s.value), table.from.as_ref().map(|s| &s.value));
+    let text = format!("{:?}", (input, columns, steps, checks, partitions, &table.write, &table.schema));
     hex::encode(&Sha256::digest(text.as_bytes())[..8])
 }
 

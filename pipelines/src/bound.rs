@@ -41,6 +41,8 @@ pub struct Bound {
     /// In loading order.
     pub tables: Vec<BoundTable>,
     pub graph: Graph,
+    /// Of timestamps that carry none, unless their column says otherwise.
+    pub timezone: Option<chrono_tz::Tz>,
     /// Input that a run may make itself where there is none.
     pub sample: Option<SampleSpec>,
     /// The text and its positions, for diagnostics of later stages.

@@ -1,5 +1,6 @@
 //! `smelt validate` and `smelt plan`: what is wrong with a pipeline, and what its next run would do. Both change nothing.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -16,7 +17,7 @@ use crate::bound::{Bound, BoundTable, Input};
 use crate::check::{CheckedTable, check};
 use crate::cli::{LogFormat, PipelineArgs};
 use crate::console::Console;
-use crate::run::context::RunContext;
+use crate::run::context::{RunContext, identity};
 use crate::run::{RunOptions, input};
 use crate::units;
 
@@ -95,23 +96,20 @@ async fn table_line(bound: &Bound, table: &BoundTable, cx: &RunContext, touched:
         Some(base) => format!("version {}, {}", base.version, units::plural(base.files.len() as u64, "file")),
     };
     Ok(match &table.input {
-        Input::Source(source) => match input::take(table, source, &base, cx, &Ledger::default()).await {
-            Ok(None) => (format!("up to date ({state})"), false),
-            Ok(Some(taken)) => {
-                let what = format!("{} of {source}, {}", units::plural(taken.files.len() as u64, "file"), units::bytes(taken.bytes()));
-                (format!("reads {what}; {how} ({state})"), true)
+        Input::Source(source) => {
+            match input::take(table, source, &base, &upstream(bound, table, cx).await?, cx, &Ledger::default()).await {
+                Ok(None) => (format!("up to date ({state})"), false),
+                Ok(Some(taken)) => {
+                    let what = format!("{} of {source}, {}", units::plural(taken.files.len() as u64, "file"), units::bytes(taken.bytes()));
+                    (format!("reads {what}; {how} ({state})"), true)
+                }
+                Err(Error::Data { message, .. }) => (format!("would fail: {message}"), false),
+                Err(other) => return Err(other),
             }
-            Err(Error::Data { message, .. }) => (format!("would fail: {message}"), false),
-            Err(other) => return Err(other),
-        },
+        }
         Input::Sql(_) => {
             let reads: Vec<String> = bound.reads(&table.name).map(|t| t.name.to_string()).collect();
-            let mut versions = std::collections::BTreeMap::new();
-            for t in bound.reads(&table.name) {
-                if let Some(snapshot) = cx.snapshot(t).await? {
-                    versions.insert(t.name.to_string(), snapshot.version);
-                }
-            }
+            let versions = upstream(bound, table, cx).await?;
             let fresh = base.as_ref().is_some_and(|b| b.checkpoint.upstream == versions && b.checkpoint.definition == table.definition);
             if fresh && reads.iter().all(|r| !touched.contains(r)) {
                 (format!("up to date ({state})"), false)
@@ -120,6 +118,17 @@ async fn table_line(bound: &Bound, table: &BoundTable, cx: &RunContext, touched:
             }
         }
     })
+}
+
+/// The state of each table that `table` reads.
+async fn upstream(bound: &Bound, table: &BoundTable, cx: &RunContext) -> Result<BTreeMap<String, u64>> {
+    let mut states = BTreeMap::new();
+    for t in bound.reads(&table.name) {
+        if let Some(snapshot) = cx.snapshot(t).await? {
+            states.insert(t.name.to_string(), identity(&snapshot));
+        }
+    }
+    Ok(states)
 }
 
 /// What would change in the table's columns.

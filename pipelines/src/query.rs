@@ -7,6 +7,7 @@ use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
 use datafusion::error::DataFusionError;
+use datafusion::execution::context::SQLOptions;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::StreamExt;
 use object_store::ObjectStore;
@@ -67,7 +68,7 @@ async fn lake(place: &str, args: &QueryArgs, console: &Console) -> Result<Lake, 
     let remote = place.contains("://");
     if is_pipeline || (remote && bind::exists(place).await) {
         let arguments = crate::cli::PipelineArgs { pipeline: place.to_owned(), env: args.env.clone(), set: args.set.clone() };
-        let bound = bind::open(&arguments, bind::Secrets::Optional).await.map_err(|f| console.diagnostics(&f))?;
+        let bound = bind::open(&arguments, bind::Secrets::IfThere).await.map_err(|f| console.diagnostics(&f))?;
         return Ok(Lake { stores: bound.stores, location: bound.lake, keys: bound.keys });
     }
     if !remote && !file.is_dir() {
@@ -88,7 +89,8 @@ pub async fn query(lake: &Lake, resources: &Resources, sql: &str) -> Result<Send
     steps::mask::register(&session, &lake.keys);
     lake.stores.register(&resources.runtime, &lake.location);
     session.register_catalog("lake", Arc::new(LakeCatalog::open(lake).await?));
-    session.sql(sql).await?.execute_stream().await
+    let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    session.sql_with_options(sql, read_only).await?.execute_stream().await
 }
 
 /// Schemas are the folders of the lake; tables are found when they are named.

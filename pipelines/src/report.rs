@@ -111,6 +111,11 @@ impl RunReport {
                 if self.tables.len() == 1 { "1 table is".to_owned() } else { format!("{} tables are", self.tables.len()) },
                 self.seconds
             );
+            for t in &self.tables {
+                for warning in t.warnings.keys() {
+                    let _ = writeln!(out, "warning: {}: {warning}", t.table);
+                }
+            }
             return out;
         }
         let header = ["table", "read", "written", "quarantined", "deduplicated", "filtered", "files", "bytes", "seconds", ""];

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider};
 use datafusion::prelude::SessionContext;
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 use smelt_engine::Result;
 use smelt_engine::ledger::Ledger;
 use smelt_engine::session::Resources;
@@ -61,11 +62,18 @@ impl RunContext {
             if let Some(snapshot) = self.snapshot(upstream).await? {
                 let provider = provider(upstream.format.as_ref(), &snapshot, &self.resources, &self.bound, &upstream.location).await?;
                 register(session, &upstream.name, provider)?;
-                versions.insert(upstream.name.to_string(), snapshot.version);
+                versions.insert(upstream.name.to_string(), identity(&snapshot));
             }
         }
         Ok(versions)
     }
+}
+
+/// Tells one state of a table from every other, also from the same version number of a table that was made anew.
+pub fn identity(snapshot: &Snapshot) -> u64 {
+    let last = snapshot.checkpoint.batches.last().map(|b| b.0.as_str()).unwrap_or_default();
+    let digest = Sha256::digest(format!("{}/{}/{last}", snapshot.version, snapshot.checkpoint.sequence));
+    digest.iter().take(8).fold(0, |n, byte| (n << 8) | u64::from(*byte))
 }
 
 /// A reader of one version, with the store known to the run-time.

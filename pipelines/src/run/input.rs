@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
 use smelt_connectors::sources::{self, SourceFile, SourceSpec};
 use smelt_engine::contract::{Column, Contract, OnNewColumn};
 use smelt_engine::ledger::Ledger;
+use smelt_engine::steps::Step;
 use smelt_engine::table::{FileMark, Snapshot};
 use smelt_engine::types::ContractType;
 use smelt_engine::{Error, Result};
@@ -34,15 +36,28 @@ impl Taken {
 }
 
 /// The files that this load has to read; `None` when there is nothing new.
-pub async fn take(table: &BoundTable, source: &str, base: &Option<Snapshot>, cx: &RunContext, ledger: &Ledger) -> Result<Option<Taken>> {
+pub async fn take(
+    table: &BoundTable,
+    source: &str,
+    base: &Option<Snapshot>,
+    upstream: &BTreeMap<String, u64>,
+    cx: &RunContext,
+    ledger: &Ledger,
+) -> Result<Option<Taken>> {
     let listing = cx.bound.listing(source, cx.now).await?;
     if listing.too_young > 0 {
         ledger.warn(format!("{} younger than min_age left for the next run", units::plural(listing.too_young as u64, "file")), 0);
     }
-    let nothing = BTreeMap::new();
-    let seen = match base {
-        Some(base) if !cx.full_refresh => base.checkpoint.files.get(source).unwrap_or(&nothing),
-        _ => &nothing,
+    if base.is_some() && listing.too_young > 0 && cx.full_refresh {
+        return Err(Error::retry(
+            format!("{} younger than min_age: rebuilding now would lose their rows", units::plural(listing.too_young as u64, "file")),
+            "run again when they have settled",
+        ));
+    }
+    // under any name: a source that was renamed does not give its files twice
+    let seen: BTreeMap<String, FileMark> = match base {
+        Some(base) if !cx.full_refresh => base.checkpoint.files.values().flatten().map(|(p, m)| (p.clone(), m.clone())).collect(),
+        _ => BTreeMap::new(),
     };
     let changed: Vec<&SourceFile> = listing.files.iter().filter(|f| seen.get(&f.path).is_some_and(|mark| !same(mark, &f.mark))).collect();
     let new: Vec<&SourceFile> = listing.files.iter().filter(|f| !seen.contains_key(&f.path)).collect();
@@ -52,7 +67,12 @@ pub async fn take(table: &BoundTable, source: &str, base: &Option<Snapshot>, cx:
     if table.mode == Mode::Replace {
         let present: BTreeSet<&str> = listing.files.iter().map(|f| f.path.as_str()).collect();
         let gone = seen.keys().any(|path| !present.contains(path.as_str()));
-        if base.is_some() && new.is_empty() && changed.is_empty() && !gone && !cx.full_refresh {
+        let redefined = base.as_ref().is_some_and(|b| b.checkpoint.definition != table.definition || b.checkpoint.upstream != *upstream);
+        if base.is_some() && new.is_empty() && changed.is_empty() && !gone && !redefined && !cx.full_refresh {
+            return Ok(None);
+        }
+        // a file that is still being written would be missing from the new table
+        if base.is_some() && listing.too_young > 0 {
             return Ok(None);
         }
         let consumed = marks(&listing.files);
@@ -76,7 +96,7 @@ pub async fn take(table: &BoundTable, source: &str, base: &Option<Snapshot>, cx:
     if new.is_empty() && base.is_some() && !cx.full_refresh {
         return Ok(None);
     }
-    let mut consumed = seen.clone();
+    let mut consumed = seen;
     consumed.extend(marks(&new));
     Ok(Some(Taken { files: new, consumed, partition_keys: listing.partition_keys.clone(), rebuild: cx.full_refresh }))
 }
@@ -90,13 +110,24 @@ fn same(a: &FileMark, b: &FileMark) -> bool {
 }
 
 /// The contract for these files: the declared one or the inferred one, widened by folders and by new columns that it may take.
-pub async fn contract(table: &BoundTable, spec: &SourceSpec, taken: &Taken, base: &Option<Snapshot>) -> Result<Contract> {
+pub async fn contract(
+    table: &BoundTable,
+    spec: &SourceSpec,
+    taken: &Taken,
+    base: &Option<Snapshot>,
+    timezone: Option<Tz>,
+) -> Result<Contract> {
     let mut contract = match &table.contract {
         Some(declared) => declared.clone(),
         None => {
             let columns = if taken.files.is_empty() { vec![] } else { sources::infer(spec, &taken.files, INFER_ROWS).await? };
             let mut inferred = Contract { columns, ..Contract::default() };
-            pin(&mut inferred, base);
+            zoned(&mut inferred, timezone);
+            // steps that change columns in place make the table's types no guide to the input's
+            let in_place = |s: &Step| !matches!(s, Step::Clean(_) | Step::Filter(_) | Step::Dedup(_));
+            if !taken.rebuild && !table.steps.iter().any(in_place) {
+                pin(&mut inferred, base);
+            }
             inferred
         }
     };
@@ -121,6 +152,7 @@ pub async fn inferred(bound: &Bound, source: &str, now: DateTime<Utc>) -> Result
     let listing = bound.listing(source, now).await?;
     let columns = if listing.files.is_empty() { vec![] } else { sources::infer(bound.source(source)?, &listing.files, INFER_ROWS).await? };
     let mut contract = Contract { columns, ..Contract::default() };
+    zoned(&mut contract, bound.timezone);
     for key in &listing.partition_keys {
         if contract.columns.iter().all(|c| &c.name != key) {
             contract.columns.push(Column::new(key, ContractType::String));
@@ -131,6 +163,13 @@ pub async fn inferred(bound: &Bound, source: &str, now: DateTime<Utc>) -> Result
 
 /// Rows that inference reads from each file.
 pub const INFER_ROWS: usize = 10_000;
+
+/// The pipeline's time zone holds for timestamps that carry none.
+fn zoned(contract: &mut Contract, timezone: Option<Tz>) {
+    for column in contract.columns.iter_mut().filter(|c| c.ty == ContractType::Timestamp && c.timezone.is_none()) {
+        column.timezone = timezone;
+    }
+}
 
 /// An inferred column keeps the type that it has in the table, so that tonight's sample does not change yesterday's types.
 fn pin(contract: &mut Contract, base: &Option<Snapshot>) {

@@ -47,6 +47,11 @@ pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> T
     report.bytes_read = Ledger::get(&ledger.bytes_read);
     report.quarantined = Ledger::get(&ledger.quarantined);
     report.deduplicated = Ledger::get(&ledger.deduplicated);
+    report.filtered = filtered(&ledger);
+    let ties = Ledger::get(&ledger.ties);
+    if ties > 0 {
+        report.warnings.insert("dedup: keys whose rows tie in the order; the first in the files was kept".into(), ties);
+    }
     report.rules = ledger
         .rules()
         .into_iter()
@@ -56,7 +61,7 @@ pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> T
     match outcome {
         Ok(status) => report.status = status,
         Err(error) => {
-            let error = if personal(table) { without_values(error) } else { error };
+            let error = if personal(table, cx) { without_values(error) } else { error };
             report.exit_code = exit_code(&error);
             report.help = error.help().map(str::to_owned);
             report.error = Some(error.to_string());
@@ -70,7 +75,7 @@ pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> T
 pub fn exit_code(error: &Error) -> u8 {
     match error {
         Error::Pipeline(_) => 2,
-        Error::Data { .. } => 3,
+        Error::Data { .. } | Error::Value(_) => 3,
         Error::Retry { .. } => 4,
         Error::Bug(_) => 1,
     }
@@ -94,14 +99,20 @@ async fn try_load(
     }
     let session = cx.session(Arc::clone(ledger));
     let upstream = cx.register_reads(&session, table).await?;
+    if cx.dry_run && cx.bound.reads(&table.name).any(|t| !upstream.contains_key(&t.name.to_string())) {
+        report.warnings.insert("not tried: it reads tables that do not exist yet".into(), 0);
+        return Ok(Status::Skipped);
+    }
     let mut checkpoint = base.as_ref().map(|b| b.checkpoint.clone()).unwrap_or_default();
 
     let (plan, rebuild, sensitive) = match &table.input {
         Input::Source(source) => {
-            let Some(taken) = input::take(table, source, &base, cx, ledger).await? else { return Ok(Status::UpToDate) };
+            let Some(taken) = input::take(table, source, &base, &upstream, cx, ledger).await? else { return Ok(Status::UpToDate) };
             report.files_read = taken.files.len() as u64;
             progress.start(&report.table, Arc::clone(ledger), taken.bytes());
             let (plan, sensitive) = source_plan(table, source, &taken, &base, cx).await?;
+            // a table has one source, whatever its name was
+            checkpoint.files.clear();
             checkpoint.files.insert(source.clone(), taken.consumed);
             (plan, taken.rebuild, sensitive)
         }
@@ -116,7 +127,9 @@ async fn try_load(
                 return Ok(Status::UpToDate);
             }
             progress.start(&report.table, Arc::clone(ledger), 0);
-            (tally(steps::sql::plan_query(&session, sql, &["sql"]).await?, "input"), true, Sensitive::default())
+            let rebuild = cx.full_refresh || table.mode == Mode::Replace;
+            let sensitive = steps::mask::sensitive(&table.steps, &cx.bound.keys);
+            (tally(steps::sql::plan_query(&session, sql, &["sql"]).await?, "input"), rebuild, sensitive)
         }
     };
     let spec = LoadSpec {
@@ -141,8 +154,12 @@ async fn try_load(
     if cx.dry_run {
         drain(&session, assembled.plan, ledger).await?;
         sink.abort().await;
-        verdict(table, ledger, rows_read(table, ledger))?;
         report.written = Ledger::get(&ledger.written);
+        closes(table, ledger, report.written)?;
+        verdict(table, ledger, rows_read(table, ledger))?;
+        if !checks::batch_expectations(&table.checks).is_empty() {
+            report.warnings.insert("expectations over the whole batch are not evaluated in a dry run".into(), 0);
+        }
         return Ok(Status::DryRun);
     }
 
@@ -213,7 +230,7 @@ async fn source_plan(
     cx: &RunContext,
 ) -> Result<(LogicalPlan, Sensitive)> {
     let spec = cx.bound.source(source)?;
-    let contract = input::contract(table, spec, taken, base).await?;
+    let contract = input::contract(table, spec, taken, base, cx.bound.timezone).await?;
     if contract.columns.is_empty() {
         return Err(Error::pipeline(
             Complaint::at(["columns"], "the columns are not declared, and there is no input to infer them from").help("declare `columns:`"),
@@ -237,50 +254,37 @@ fn sensitive(table: &BoundTable, contract: &Contract, cx: &RunContext) -> Sensit
     for column in contract.columns.iter().filter(|c| c.tags.iter().any(|t| t == "pii")) {
         out.columns.entry(column.name.clone()).or_insert(None);
     }
+    // a query before the last mask may have made the masked column of any of these
+    let masks_after_sql = table.steps.iter().rposition(|s| matches!(s, Step::Mask(_)))
+        > table.steps.iter().position(|s| matches!(s, Step::Sql(_)))
+        && table.steps.iter().any(|s| matches!(s, Step::Sql(_)));
+    if masks_after_sql {
+        for column in &contract.columns {
+            out.columns.entry(column.name.clone()).or_insert(None);
+        }
+    }
     if !out.is_empty() {
         out.columns.insert(hidden::RESCUED.to_owned(), None);
     }
     out
 }
 
-/// Whether anything of this table is masked: then no message may quote a value.
-fn personal(table: &BoundTable) -> bool {
+/// Whether anything of this table, or of a table that it reads, is masked or tagged: then no message may hold a value.
+fn personal(table: &BoundTable, cx: &RunContext) -> bool {
+    let tagged = |c: &Contract| c.columns.iter().any(|c| c.tags.iter().any(|t| t == "pii"));
     table.steps.iter().any(|s| matches!(s, Step::Mask(_)))
-        || table.contract.as_ref().is_some_and(|c| c.columns.iter().any(|c| c.tags.iter().any(|t| t == "pii")))
+        || table.contract.as_ref().is_some_and(tagged)
+        || cx.bound.reads(&table.name).any(|t| personal(t, cx))
 }
 
-/// Hides what stands in quotes in errors that come from evaluating expressions: DataFusion quotes the value there.
+/// Withholds messages that others wrote and that may quote a value.
 fn without_values(error: Error) -> Error {
+    const WITHHELD: &str = "the message is withheld, since it may hold a value and this table has personal columns";
     match error {
-        Error::Data { message, help } => Error::Data { message: hide_quoted(&message), help },
-        Error::Bug(message) => Error::Bug(hide_quoted(&message)),
+        Error::Value(_) => Error::Value(format!("an expression met a value that it cannot take ({WITHHELD})")),
+        Error::Bug(_) => Error::Bug(format!("the load failed unexpectedly ({WITHHELD})")),
         other => other,
     }
-}
-
-fn hide_quoted(message: &str) -> String {
-    let mut out = String::with_capacity(message.len());
-    let mut open: Option<char> = None;
-    for c in message.chars() {
-        match open {
-            Some(q) if c == q => {
-                out.push('…');
-                out.push(c);
-                open = None;
-            }
-            Some(_) => {}
-            None => {
-                out.push(c);
-                if c == '\'' || c == '"' {
-                    open = Some(c);
-                }
-            }
-        }
-    }
-    if open.is_some() {
-        out.push('…');
-    }
-    out
 }
 
 /// The table's schema after this load, or why the table cannot take these rows.
@@ -361,8 +365,14 @@ fn rows_read(table: &BoundTable, ledger: &Ledger) -> u64 {
 
 /// Whether what was written may be published: the sum closes, limits hold, nothing that must not fail has failed.
 async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, assembled: &Assembled, files: &[DataFile]) -> Result<()> {
+    closes(table, ledger, files.iter().map(|f| f.rows).sum())?;
+    verdict(table, ledger, rows_read(table, ledger))?;
+    expectations(table, ledger, session, assembled, files).await
+}
+
+/// Law 2: every row that was read is accounted for.
+fn closes(table: &BoundTable, ledger: &Ledger, written: u64) -> Result<()> {
     let read = rows_read(table, ledger);
-    let written: u64 = files.iter().map(|f| f.rows).sum();
     let filtered = filtered(ledger);
     let (quarantined, deduplicated) = (Ledger::get(&ledger.quarantined), Ledger::get(&ledger.deduplicated));
     if read as i64 != written as i64 + quarantined as i64 + deduplicated as i64 + filtered {
@@ -371,8 +381,7 @@ async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, as
             table.name
         )));
     }
-    verdict(table, ledger, read)?;
-    expectations(table, ledger, session, assembled, files).await
+    Ok(())
 }
 
 /// Rows that filter and sql steps took away, less those that sql steps added.
@@ -497,7 +506,9 @@ async fn settle_quarantine(table: &BoundTable, checkpoint: &Checkpoint, cx: &Run
     if checkpoint.quarantine.is_empty() || cx.dry_run {
         return Ok(());
     }
-    let batch = BatchId(format!("{}#{}", table.name, checkpoint.sequence));
+    // the run's own batch too: a table that was made anew counts its commits from 1 again
+    let last = checkpoint.batches.last().map(|b| b.0.as_str()).unwrap_or_default();
+    let batch = BatchId(format!("{}#{}#{last}", table.name, checkpoint.sequence));
     for _ in 0..5 {
         let base = table.quarantine.snapshot().await?;
         let mut own = base.as_ref().map(|b| b.checkpoint.clone()).unwrap_or_default();
@@ -530,9 +541,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn quoted_values_are_hidden() {
-        assert_eq!(hide_quoted("Cannot cast string 'ana@x.org' to Int64"), "Cannot cast string '…' to Int64");
-        assert_eq!(hide_quoted("open 'ana@x.org"), "open '…");
+    fn foreign_messages_are_withheld_where_columns_are_personal() {
+        let e = without_values(Error::Value("Cannot cast string 'O'Brien 123' to Int64".into()));
+        assert!(!e.to_string().contains("Brien") && exit_code(&e) == 3, "{e}");
+        assert!(!without_values(Error::Bug("factorial(123456789)".into())).to_string().contains("123456789"));
+        assert_eq!(without_values(Error::data("ours", "help")).to_string(), "ours");
     }
 
     #[test]

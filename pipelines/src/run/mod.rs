@@ -68,6 +68,9 @@ pub fn main(args: &RunArgs, log: LogFormat) -> u8 {
         Ok(memory) => memory.unwrap_or_else(machine::default_pool),
         Err(why) => return console.usage("--memory", &why),
     };
+    if args.batch.as_deref().is_some_and(|b| b.trim().is_empty()) {
+        return console.usage("--batch", "the id is empty, and would name every such run; is a variable not set?");
+    }
     let options = RunOptions {
         batch: args.batch.clone(),
         only: args.only.clone(),

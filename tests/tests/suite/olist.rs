@@ -108,6 +108,30 @@ async fn real_olist_is_accounted_for() {
     accounted(Path::new(&input), folder.path()).await;
 }
 
+/// The other shipped pipeline, as a user would run it first: it makes its own sample, and its sum closes with filtered rows in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn clickstream_makes_its_sample_and_is_accounted_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = pipeline().parent().unwrap().join("clickstream");
+    for file in ["pipeline.yaml", "sample.key"] {
+        fs::copy(shipped.join(file), folder.path().join(file)).unwrap();
+    }
+    let out = Command::new(env!("CARGO_BIN_EXE_smelt-under-test"))
+        .args(["run", ".", "--report", "report.json"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&fs::read(folder.path().join("report.json")).unwrap()).unwrap();
+    let clicks = &report["tables"].as_array().unwrap().iter().find(|t| t["table"] == "silver.clicks").unwrap();
+    let n = |key: &str| clicks[key].as_i64().unwrap();
+    assert!(n("filtered") > 0 && n("quarantined") > 0 && n("deduplicated") > 0, "{clicks}");
+    assert_eq!(n("read"), n("written") + n("quarantined") + n("deduplicated") + n("filtered"));
+    let lake = folder.path().join("lake");
+    assert_eq!(query(&lake, "select sum(events) from gold.sessions").await.len(), 1);
+    assert_eq!(query(&lake, "select count(*) from silver.clicks").await, [n("written").to_string()]);
+}
+
 #[test]
 fn a_sample_is_byte_identical_for_a_seed() {
     let folder = tempfile::tempdir().unwrap();
