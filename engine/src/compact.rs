@@ -113,7 +113,7 @@ mod tests {
     /// sort above it must go by disk and not fail.
     #[tokio::test]
     async fn a_sort_above_a_join_counts_what_its_rows_use() {
-        let session = Resources::new(32 << 20, 2, None).unwrap().session(Arc::new(Ledger::default()));
+        let session = Resources::new(96 << 20, 2, None).unwrap().session(Arc::new(Ledger::default()));
         let sql = "
             with big as (select value as id, arrow_cast(repeat('some text of a customer ', 3) || cast(value as varchar), 'Utf8View') as t from range(100000)),
             facts as (select value as n, value % 100000 as id from range(400000))

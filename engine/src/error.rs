@@ -131,7 +131,7 @@ impl From<datafusion::error::DataFusionError> for Error {
             D::ObjectStore(e) => (*e).into(),
             D::ParquetError(e) => match *e {
                 parquet::errors::ParquetError::External(inner) => D::External(inner).into(),
-                other => Error::Value(other.to_string()),
+                other => Error::Data { message: other.to_string(), help: None },
             },
             D::IoError(e) => e.into(),
             D::ResourcesExhausted(m) => Error::retry(m, "give more memory with --memory, or free disk space for spilling"),
