@@ -14,7 +14,7 @@ use crate::conform::Sensitive;
 use crate::contract::hidden;
 use crate::error::{Complaint, Error, Result};
 use crate::route::{Rule, route};
-use crate::steps::{self, Scope, Step};
+use crate::steps::{self, Scope, Step, under};
 use crate::write::{PartitionBy, plan_partitions, stored_type};
 
 /// What one table does to its rows.
@@ -119,12 +119,4 @@ fn table_columns(input: LogicalPlan, provenance: bool) -> Result<LogicalPlan> {
 /// Field names and types without qualifiers or metadata, all nullable: what a table's log records.
 fn plain_schema(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(|f| Field::new(f.name(), f.data_type().clone(), true)).collect::<Vec<_>>()))
-}
-
-/// Prefixes the paths of complaints; other errors pass.
-pub fn under(e: Error, prefix: &[&str]) -> Error {
-    match e {
-        Error::Pipeline(complaints) => Error::Pipeline(complaints.into_iter().map(|c| c.under(prefix.iter().copied())).collect()),
-        other => other,
-    }
 }

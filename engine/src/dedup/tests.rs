@@ -1,3 +1,5 @@
+//! Dedup against a naive model: random rows, cuts, partitions and pools.
+
 use std::collections::BTreeMap;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringViewArray, TimestampMicrosecondArray};

@@ -1,3 +1,5 @@
+//! Writing: what comes back from the files, partition by partition and type by type.
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! The Olist sample: what it promises about rows, keys and bytes.
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 
