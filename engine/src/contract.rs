@@ -20,8 +20,10 @@ pub mod hidden {
     pub const ERRORS: &str = "_errors";
     /// JSON object of input fields that the contract does not name, for `on_new_column: rescue`. Utf8View.
     pub const RESCUED: &str = "_rescued";
+    /// NULL, or bits (the first in the lowest) of the contract's columns that the record does not provide. Binary; only where it is asked for.
+    pub const ABSENT: &str = "_absent";
     /// Names that a contract may not use.
-    pub const RESERVED: [&str; 7] = [FILE, LINE, OFFSET, MALFORMED, RAW, ERRORS, RESCUED];
+    pub const RESERVED: [&str; 8] = [FILE, LINE, OFFSET, MALFORMED, RAW, ERRORS, RESCUED, ABSENT];
 }
 
 /// One column of a contract.

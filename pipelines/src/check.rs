@@ -11,7 +11,7 @@ use datafusion::datasource::MemTable;
 use smelt_engine::conform::Sensitive;
 use smelt_engine::contract::{Contract, OnNewColumn, hidden};
 use smelt_engine::ledger::Ledger;
-use smelt_engine::load::{Assembled, LoadSpec, assemble};
+use smelt_engine::load::{Assembled, assemble};
 use smelt_engine::session::Resources;
 use smelt_engine::steps::{self, Scope};
 use smelt_engine::table::TableName;
@@ -109,15 +109,15 @@ async fn plan(
             load::scan(empty(conformed_schema(&contract))?)?
         }
     };
-    let spec = LoadSpec {
-        steps: &table.steps,
-        checks: &table.checks,
-        partition_by: &table.partition_by,
-        sensitive: &Sensitive::default(),
-        provenance: table.provenance,
-    };
+    let sensitive = Sensitive::default();
+    let spec = load::spec(table, &sensitive);
     let scope = Scope { session: &session, keys: &bound.keys, now: options.now, step: 0, route: None };
-    let assembled = assemble(input, &spec, &scope).await?;
+    let mut assembled = assemble(input, &spec, &scope).await?;
+    if let Some(mode) = table.mode.change() {
+        let shape = smelt_engine::change::check(mode, assembled.plan.clone(), &assembled.schema, &table.partition_by, &scope)?;
+        assembled.schema = shape.schema;
+        assembled.partition_columns = shape.partition_columns;
+    }
     Ok((assembled, inferred))
 }
 
