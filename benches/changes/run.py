@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+sys.dont_write_bytecode = True
 from processes import HEADS, Failed, cache_folder, cells, copy, machine, measure, medians, python, run, smelt_binary, table  # noqa: E402
 
 
