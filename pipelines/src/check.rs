@@ -129,6 +129,9 @@ fn conformed_schema(contract: &Contract) -> SchemaRef {
     if contract.on_new_column == OnNewColumn::Rescue {
         fields.push(Field::new(hidden::RESCUED, DataType::Utf8View, true));
     }
+    if contract.absent {
+        fields.push(Field::new(hidden::ABSENT, DataType::BinaryView, true));
+    }
     Arc::new(Schema::new(fields))
 }
 

@@ -40,7 +40,11 @@ impl Splitter for CsvSplitter {
             }
             let header = record.filter(|_| self.records.dialect.header);
             let newline = self.newline.unwrap_or(b'\n');
-            let layout = self.records.layout(self.file, header.as_deref(), from as u64, newline, self.ledger.as_deref())?;
+            let op_first = self
+                .records
+                .fields_of_change(self.file)
+                .is_some_and(|fields| op_first(&self.records.dialect, newline, &buf[from..], eof, fields));
+            let layout = self.records.layout(self.file, header.as_deref(), op_first, from as u64, newline, self.ledger.as_deref())?;
             // A plan that runs again finds the same.
             let _ = self.records.layouts[self.file].set(layout);
             self.started = true;
@@ -188,6 +192,30 @@ fn first_record(dialect: &Dialect, newline: u8, buf: &[u8], eof: bool) -> Head {
         }
         at += dialect.delimiter.len();
     }
+}
+
+/// Whether the records have a field before the `fields` of the contract: the first few decide, since one may be broken.
+fn op_first(dialect: &Dialect, newline: u8, buf: &[u8], eof: bool, fields: usize) -> bool {
+    const LOOKED_AT: usize = 100;
+    let (mut with, mut without, mut named) = (0, 0, 0);
+    let mut at = 0;
+    for _ in 0..LOOKED_AT {
+        let Some(rest) = buf.get(at..).filter(|rest| !rest.is_empty()) else { break };
+        let line = memchr(newline, rest);
+        match first_record(dialect, newline, rest, eof) {
+            _ if dialect.comment.is_some() && rest.first().copied() == dialect.comment => at += line.map_or(rest.len(), |n| n + 1),
+            Head::More => break,
+            // Costs its first physical line.
+            Head::Bad => at += line.map_or(rest.len(), |n| n + 1),
+            Head::Record { end, fields: found } => {
+                at += end;
+                with += usize::from(found.len() == fields + 1);
+                without += usize::from(found.len() == fields);
+                named += usize::from(matches!(found[0].as_str(), "I" | "U" | "D"));
+            }
+        }
+    }
+    with > without || with == without && named > 0
 }
 
 /// How a quoted field ends.

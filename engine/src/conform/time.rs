@@ -19,10 +19,47 @@ pub const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 pub struct Format {
     pub text: String,
     fixed: Option<Fixed>,
+    epoch: Option<Epoch>,
     items: Vec<Item<'static>>,
     /// Without an hour a timestamp is midnight.
     has_time: bool,
 }
+
+/// A whole number of units since 1970-01-01 00:00 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Epoch {
+    Days,
+    /// So many of these make a second.
+    PerSecond(i64),
+}
+
+impl Epoch {
+    fn new(format: &str) -> Option<Epoch> {
+        match format {
+            "epoch_days" => Some(Epoch::Days),
+            "epoch_s" => Some(Epoch::PerSecond(1)),
+            "epoch_ms" => Some(Epoch::PerSecond(1_000)),
+            "epoch_us" => Some(Epoch::PerSecond(MICROS_PER_SECOND)),
+            "epoch_ns" => Some(Epoch::PerSecond(1_000_000_000)),
+            _ => None,
+        }
+    }
+
+    /// Microseconds since the epoch, in years 1 to 9999; what is finer is cut.
+    fn micros(self, text: &[u8]) -> Option<i64> {
+        let number = super::number::int(text)?;
+        let micros = match self {
+            Epoch::Days => number.checked_mul(MICROS_PER_DAY)?,
+            Epoch::PerSecond(units) if units > MICROS_PER_SECOND => number.div_euclid(units / MICROS_PER_SECOND),
+            Epoch::PerSecond(units) => number.checked_mul(MICROS_PER_SECOND / units)?,
+        };
+        (FIRST_DAY..=LAST_DAY).contains(&micros.div_euclid(MICROS_PER_DAY)).then_some(micros)
+    }
+}
+
+/// 0001-01-01 and 9999-12-31, in days since 1970-01-01.
+const FIRST_DAY: i64 = -719_162;
+const LAST_DAY: i64 = 2_932_896;
 
 /// Why there is no timestamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +73,21 @@ pub enum NoTime {
 impl Format {
     /// `None` when chrono does not know a specifier.
     pub fn new(text: &str) -> Option<Self> {
+        if let Some(epoch) = Epoch::new(text) {
+            return Some(Format { text: text.to_owned(), fixed: None, epoch: Some(epoch), items: vec![], has_time: true });
+        }
         let items = StrftimeItems::new(text).parse_to_owned().ok()?;
         let has_time = items.iter().any(|item| match item {
             Item::Numeric(n, _) => matches!(n, chrono::format::Numeric::Hour | chrono::format::Numeric::Hour12),
             Item::Fixed(f) => matches!(f, chrono::format::Fixed::RFC2822 | chrono::format::Fixed::RFC3339),
             _ => false,
         });
-        Some(Format { text: text.to_owned(), fixed: Fixed::new(text), items, has_time })
+        Some(Format { text: text.to_owned(), fixed: Fixed::new(text), epoch: None, items, has_time })
+    }
+
+    /// Reads whole numbers, such as `epoch_ms`.
+    pub fn is_epoch(&self) -> bool {
+        self.epoch.is_some()
     }
 
     fn parse(&self, text: &[u8]) -> Option<Parsed> {
@@ -65,6 +110,9 @@ pub fn iso_date(text: &[u8]) -> Option<i32> {
 pub fn date(text: &[u8], format: &Format) -> Option<i32> {
     if let Some(local) = format.fixed.as_ref().and_then(|f| f.read(text)) {
         return local.days;
+    }
+    if let Some(epoch) = format.epoch {
+        return i32::try_from(epoch.micros(text)?.div_euclid(MICROS_PER_DAY)).ok();
     }
     days(format.parse(text)?.to_naive_date().ok()?)
 }
@@ -95,6 +143,9 @@ pub fn timestamp(text: &[u8], format: &Format, zone: &Zone) -> Result<i64, NoTim
     if let Some(Local { days: Some(days), micros: Some(micros) }) = format.fixed.as_ref().and_then(|f| f.read(text)) {
         return zone.instant(i64::from(days) * MICROS_PER_DAY + micros);
     }
+    if let Some(epoch) = format.epoch {
+        return epoch.micros(text).ok_or(NoTime::Text);
+    }
     let parsed = format.parse(text).ok_or(NoTime::Text)?;
     let offset = parsed.offset().or(parsed.timestamp().map(|_| 0));
     let local = if format.has_time || parsed.timestamp().is_some() {
@@ -120,6 +171,9 @@ pub fn iso_time(text: &[u8]) -> Option<i64> {
 pub fn time(text: &[u8], format: &Format) -> Option<i64> {
     if let Some(local) = format.fixed.as_ref().filter(|f| f.hour.is_some()).and_then(|f| f.read(text)) {
         return local.micros;
+    }
+    if format.is_epoch() {
+        return None;
     }
     micros_of(format.parse(text)?.to_naive_time().ok()?)
 }
@@ -486,6 +540,34 @@ mod tests {
         assert_eq!(timestamp(b"2025-03-01 12:00:00 +0200", &f("%Y-%m-%d %H:%M:%S %z"), &none), Ok(utc("2025-03-01 10:00:00")));
         assert_eq!(timestamp(b"03/01/2025 01:05 PM", &f("%m/%d/%Y %I:%M %p"), &none), Ok(utc("2025-03-01 13:05:00")));
         assert!(Format::new("%Q").is_none());
+    }
+
+    #[test]
+    fn numbers_since_the_epoch() {
+        let f = |t: &str| Format::new(t).unwrap();
+        let zone = zone("Asia/Tokyo");
+        let instant = utc("2025-03-01 12:14:56.123456");
+        // An instant has no need of a zone.
+        for (format, text) in [
+            ("epoch_us", "1740831296123456"),
+            ("epoch_ns", "1740831296123456789"),
+            ("epoch_ms", "1740831296123"),
+            ("epoch_s", "1740831296"),
+        ] {
+            let lost = instant - timestamp(text.as_bytes(), &f(format), &zone).unwrap();
+            assert!((0..MICROS_PER_SECOND).contains(&lost), "{format}");
+            assert_eq!(date(text.as_bytes(), &f(format)), iso_date(b"2025-03-01"), "{format}");
+            assert_eq!(time(text.as_bytes(), &f(format)), None);
+        }
+        assert_eq!(timestamp(b"1740831296123456", &f("epoch_us"), &zone), Ok(instant));
+        assert_eq!(timestamp(b"-1", &f("epoch_ms"), &zone), Ok(-1000));
+        assert_eq!(date(b"-1", &f("epoch_ms")), Some(-1));
+        assert_eq!(date(b"20148", &f("epoch_days")), iso_date(b"2025-03-01"));
+        assert_eq!(date(b"2932896", &f("epoch_days")), iso_date(b"9999-12-31"));
+        for bad in ["2932897", "1.5", "", "2025-03-01", "9223372036854775807"] {
+            assert_eq!(date(bad.as_bytes(), &f("epoch_days")), None, "{bad}");
+            assert!(bad.len() < 10 || timestamp(bad.as_bytes(), &f("epoch_s"), &zone).is_err(), "{bad}");
+        }
     }
 
     #[test]
