@@ -32,9 +32,10 @@ pub mod hidden {
 pub struct Column {
     pub name: String,
     pub ty: ContractType,
-    /// NULL breaks the rule `required` and rejects the row.
+    /// NULL breaks the rule `required` and rejects the row, unless it is a delete or a truncate of a change feed.
     pub required: bool,
-    /// strftime-style formats tried in order for date, time and timestamp; `hex` or `base64` for binary. Empty: ISO 8601 (hex for binary).
+    /// strftime-style formats tried in order for date, time and timestamp, `epoch_days` to `epoch_ns` for numbers since 1970; `hex` or
+    /// `base64` for binary. Empty: ISO 8601 (hex for binary).
     pub formats: Vec<String>,
     /// Zone of timestamps that carry none; UTC when absent.
     pub timezone: Option<chrono_tz::Tz>,

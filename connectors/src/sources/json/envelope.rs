@@ -168,7 +168,7 @@ mod tests {
     fn images_are_found_in_every_form() {
         let at = |at, image, depth| Ok(Message::Envelope { at, image, depth });
         assert_eq!(found(r#"{"after":{},"op":"c"}"#), at(0, Some(9), 0));
-        assert_eq!(found(r#"{"op":"u", "before":{"a":1},"after": {"a":2}}"#), at(0, Some(38), 0));
+        assert_eq!(found(r#"{"op":"u", "before":{"a":1},"after": {"a":2}}"#), at(0, Some(37), 0));
         assert_eq!(found(r#"{"op":"d","before":{"a":1},"after":null}"#), at(0, Some(19), 0));
         assert_eq!(found(r#"{"op":"d","before":null}"#), at(0, None, 0));
         assert_eq!(found(r#"{"op":"t","source":{}}"#), at(0, None, 0));

@@ -1,13 +1,14 @@
 //! One pass over each record along the plan, predicting that its keys come in the order of the records before it.
 //! Writes views into columns. Knows no file and no record boundary.
 
+mod message;
+
 use std::borrow::Cow;
 
 use arrow::buffer::Buffer;
 
-use super::envelope::{Message, locate};
 use super::keys::{Cursor, Keys};
-use super::plan::{Messages, Plan, Take};
+use super::plan::{Plan, Take};
 use super::scan::{MAX_DEPTH, Scanner, Stop, Token, unescape};
 use super::views::{self, GIVEN_NULL, NULL, Side};
 
@@ -115,42 +116,6 @@ impl<'a> Walk<'a> {
         if !self.missed.is_empty() {
             self.settle(0)?;
         }
-        Ok(())
-    }
-
-    /// Reads Debezium's message at the cursor: the row's image, then what columns want of the envelope.
-    fn message(&mut self, messages: &Messages) -> Result<(), Stop> {
-        let (image, at, node, depth) = match locate(&mut self.scan)? {
-            Message::Tombstone => {
-                self.tombstone = true;
-                return Ok(());
-            }
-            Message::Envelope { at, image, depth } => (image, at, messages.envelope, depth),
-            Message::Flat { at, op, depth } => {
-                if let Some(op) = op {
-                    let view = self.side.put_str(op);
-                    messages.op.iter().for_each(|column| self.columns[*column][self.row] = view);
-                }
-                (Some(at), at, messages.flat, depth)
-            }
-        };
-        let end = self.scan.pos;
-        if let Some(image) = image {
-            self.scan.pos = image;
-            self.object(0, depth + u32::from(image != at))?;
-        }
-        if !self.plan.nodes[node].children.is_empty() {
-            // What the contract does not name of an envelope is nobody's data.
-            let rescue = std::mem::take(&mut self.rescue);
-            self.scan.pos = at;
-            let read = self.object(node, depth);
-            self.rescue = rescue;
-            read?;
-        }
-        if !self.missed.is_empty() {
-            self.settle(0)?;
-        }
-        self.scan.pos = end;
         Ok(())
     }
 
