@@ -386,7 +386,7 @@ impl Router {
             .kept
             .iter()
             .copied()
-            .filter(|i| !matches!(rows.schema_ref().field(*i).name().as_str(), hidden::FILE | hidden::LINE))
+            .filter(|i| !matches!(rows.schema_ref().field(*i).name().as_str(), hidden::FILE | hidden::LINE | hidden::ABSENT))
             .collect();
         let shapes = visible.iter().map(|i| {
             let sensitive = self.sensitive.has(rows.schema_ref().field(*i).name());

@@ -312,7 +312,12 @@ fn bind_table(
         return Err(Error::Pipeline(complaints));
     }
 
-    let contract = contract(table, pipeline);
+    let mut contract = contract(table, pipeline);
+    if let (Input::Source(source), Some(contract)) = (&input, &mut contract)
+        && let Some(source) = pipeline.sources.get(source)
+    {
+        source.feed_columns(contract)?;
+    }
     let kind = table.format.unwrap_or_default();
     let location = lake.join(&format!("{layer}/{short}"))?;
     let quarantine_location = lake.join(&format!("quarantine/{layer}_{short}"))?;
@@ -358,7 +363,8 @@ fn contract(table: &Table, pipeline: &spec::Pipeline) -> Option<Contract> {
             tags: c.tags.clone(),
         })
         .collect();
-    (!columns.is_empty()).then_some(Contract { columns, on_new_column: rules.on_new_column, on_missing_column: rules.on_missing_column })
+    let (on_new_column, on_missing_column) = (rules.on_new_column, rules.on_missing_column);
+    (!columns.is_empty()).then_some(Contract { columns, on_new_column, on_missing_column, ..Contract::default() })
 }
 
 fn no_table(table: &str, names: &BTreeSet<String>) -> Complaint {

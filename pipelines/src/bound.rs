@@ -11,9 +11,9 @@ use object_store::path::Path;
 use smelt_connectors::formats::FormatKind;
 use smelt_connectors::sources::{self, Listing, Locate, SourceSpec};
 use smelt_connectors::stores::{Location, Stores};
-use smelt_engine::change::ChangeMode;
+use smelt_engine::change::{ChangeMode, Kind};
 use smelt_engine::checks::Check;
-use smelt_engine::contract::Contract;
+use smelt_engine::contract::{Contract, OnMissingColumn};
 use smelt_engine::error::Complaint;
 use smelt_engine::keys::Keys;
 use smelt_engine::steps::Step;
@@ -78,6 +78,11 @@ impl Mode {
             Mode::Change(mode) => Some(mode),
             _ => None,
         }
+    }
+
+    /// Whether rows must say which columns they were not given.
+    pub fn needs_absent(&self, contract: &Contract) -> bool {
+        self.change().is_some_and(|m| m.kind != Kind::Snapshot) && contract.on_missing_column == OnMissingColumn::Ignore
     }
 
     pub fn name(&self) -> &'static str {

@@ -81,7 +81,7 @@ async fn plan(
     let input = match &table.input {
         Input::Sql(sql) => steps::sql::plan_query(&session, sql, &["sql"]).await?,
         Input::Source(source) => {
-            let contract = match &table.contract {
+            let mut contract = match &table.contract {
                 Some(declared) => {
                     let mut contract = declared.clone();
                     // folders named key=value give columns; where nothing can be listed yet, there are none
@@ -106,6 +106,7 @@ async fn plan(
                         .help("declare `columns:`"),
                 ));
             }
+            contract.absent = table.mode.needs_absent(&contract);
             load::scan(empty(conformed_schema(&contract))?)?
         }
     };
@@ -128,6 +129,9 @@ fn conformed_schema(contract: &Contract) -> SchemaRef {
     fields.push(Field::new(hidden::LINE, DataType::Int64, false));
     if contract.on_new_column == OnNewColumn::Rescue {
         fields.push(Field::new(hidden::RESCUED, DataType::Utf8View, true));
+    }
+    if contract.absent {
+        fields.push(Field::new(hidden::ABSENT, DataType::BinaryView, true));
     }
     Arc::new(Schema::new(fields))
 }

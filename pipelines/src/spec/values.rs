@@ -187,7 +187,8 @@ struct Column {
     /// A row without a value here goes to quarantine.
     #[serde(default)]
     required: bool,
-    /// How dates, times and timestamps are written (strftime: `"%d/%m/%Y %H:%M"`), tried in order; `hex` or `base64` for binary. ISO 8601 when absent.
+    /// How dates, times and timestamps are written (strftime: `"%d/%m/%Y %H:%M"`), tried in order; `epoch_days`, `epoch_s`,
+    /// `epoch_ms`, `epoch_us` or `epoch_ns` for numbers since 1970; `hex` or `base64` for binary. ISO 8601 when absent.
     #[serde(default)]
     format: Formats,
     /// Zone of timestamps that carry none.
