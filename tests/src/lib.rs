@@ -1,6 +1,7 @@
 //! What the tests of the whole share: lakes in temporary folders, runs in this process, queries as sorted text, stores that die.
 
 pub mod faults;
+pub mod server;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cases;
+mod concurrent;
 mod faults;
 mod leaks;
 mod olist;
