@@ -2,7 +2,10 @@
 
 mod bad_input;
 mod cases;
+mod change_faults;
+mod extracts;
 mod faults;
+mod histories;
 mod leaks;
 mod olist;
 mod readers;
