@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use smelt_tests::memory::{Memory, Rows, instant};
 use smelt_tests::model::{Extract, HardDeletes, VALUES, Version, snapshots};
 
-use crate::histories::{
+use crate::property::{
     Clock, Partition, SNAPSHOT, Track, clock, grid, judge, partition, prove, publish, surrogate, time_of, track, value_text,
 };
 

@@ -8,5 +8,6 @@ mod faults;
 mod histories;
 mod leaks;
 mod olist;
+mod property;
 mod readers;
 mod schema;

@@ -148,6 +148,9 @@ tables:
     write: {snapshot: {keys: [id], taken_at: dt, hard_deletes: new_record, except: [dt]}}
 "#;
 
+/// A version, and what we read of it while it was the newest.
+type State = (u64, Vec<Vec<String>>);
+
 /// A table, and its columns with whether they are timestamps.
 type Watched = (&'static str, &'static [(&'static str, bool)]);
 
@@ -219,8 +222,7 @@ async fn deltalake_travels_through_the_versions_of_tables_that_change() {
     std::fs::write(folder.path().join("pipeline.yaml"), CHANGES).unwrap();
     std::fs::create_dir(folder.path().join("data")).unwrap();
     let lake = folder.path().join("lake");
-    // by table: the versions that runs published, and what we read of each while it was the newest
-    let mut seen: BTreeMap<&str, Vec<(u64, Vec<Vec<String>>)>> = BTreeMap::new();
+    let mut seen: BTreeMap<&str, Vec<State>> = BTreeMap::new();
     for (n, (changes, day, extract)) in BATCHES.into_iter().enumerate() {
         std::fs::write(folder.path().join(format!("data/{n}.csv")), format!("id,name,op,price,at\n{changes}")).unwrap();
         let extracts = folder.path().join("extracts").join(day);
