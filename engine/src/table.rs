@@ -12,6 +12,7 @@ use datafusion::catalog::TableProvider;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
+use crate::evolve::SchemaChange;
 
 /// `layer.name`, e.g. `silver.orders`. Both parts are lower-case identifiers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -68,6 +69,9 @@ pub struct Checkpoint {
     /// Quarantine files of the last batch, so that a run that died between the two commits can finish the second.
     #[serde(default)]
     pub quarantine: Vec<DataFile>,
+    /// What commits did to the columns, the newest last. The log forgets it sooner or later.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub schemas: Vec<SchemaChange>,
 }
 
 /// One finished, immutable data file.

@@ -18,7 +18,7 @@ use super::bytes::{Fill, TextReader};
 use super::infer::infer_json;
 use super::json::{JsonColumn, JsonDecoder, JsonKind, JsonOptions, Layout, detect};
 use super::scan::{Records, text_table};
-use super::{JsonSpec, SourceFile, raw_schema};
+use super::{JsonSpec, SourceFile, former, raw_schema};
 
 /// Bytes of each file that inference looks at, and the number of files.
 const SAMPLE: usize = 4 << 20;
@@ -32,6 +32,7 @@ pub(super) fn open(spec: &JsonSpec, files: Vec<SourceFile>, contract: &Contract,
         .map(|c| JsonColumn {
             name: c.name.clone(),
             path: c.path.clone(),
+            was: former(contract, c).map(str::to_owned).collect(),
             kind: match c.ty {
                 ContractType::Struct(_) | ContractType::List(_) | ContractType::Map(..) | ContractType::Json => JsonKind::Json,
                 _ => JsonKind::Scalar,
@@ -81,7 +82,7 @@ pub(super) async fn new_columns(spec: &JsonSpec, files: &[SourceFile], contract:
         let place = found.path.as_deref().unwrap_or(&found.name);
         contract.columns.iter().any(|c| {
             let taken = c.path.as_deref().unwrap_or(&c.name);
-            c.name == found.name || taken == place || taken.strip_prefix(place).is_some_and(|rest| rest.starts_with(['.', '[']))
+            c.name == found.name || c.was.iter().any(|w| w == place) || taken == place || taken.strip_prefix(place).is_some_and(|rest| rest.starts_with(['.', '[']))
         })
     };
     let mut found = infer(spec, files).await?;

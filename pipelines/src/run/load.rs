@@ -33,6 +33,7 @@ use crate::report::{Status, TableReport};
 use crate::units;
 
 use super::context::RunContext;
+use super::evolve::{self, Evolution};
 use super::input::{self, Taken};
 
 /// Loads one table and says how it went; never panics, never leaves half a table.
@@ -64,7 +65,10 @@ pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> T
             let error = if personal(table, cx) { without_values(error) } else { error };
             report.exit_code = exit_code(&error);
             report.help = error.help().map(str::to_owned);
-            report.error = Some(error.to_string());
+            report.error = Some(match &error {
+                Error::Pipeline(complaints) => cx.bound.located(&table.name, complaints),
+                other => other.to_string(),
+            });
         }
     }
     progress.finish(&report);
@@ -141,7 +145,9 @@ async fn try_load(
     };
     let scope = Scope { session: &session, keys: &cx.bound.keys, now: cx.now, step: 0, route: None };
     let assembled = assemble(plan, &spec, &scope).await?;
-    let schema = reconcile(&base, &assembled, rebuild, ledger)?;
+    let evolution = evolve::reconcile(table, base.as_ref(), &assembled.schema, &assembled.partition_columns, rebuild)?;
+    evolution.notes.iter().for_each(|note| ledger.warn(note, 0));
+    let assembled = evolve::fit(assembled, &evolution)?;
 
     let now = cx.now.timestamp_millis();
     let sink = Arc::new(QuarantineSink::new(WriteSpec {
@@ -165,8 +171,8 @@ async fn try_load(
 
     let written = execute(table, cx, &session, &base, &assembled).await;
     let judged = match written {
-        Ok(files) => match judge(table, ledger, &session, &assembled, &files).await {
-            Ok(()) => Ok(files),
+        Ok(files) => match ready(table, cx, ledger, &session, &assembled, &files, &base, &evolution).await {
+            Ok(settled) => Ok((files, settled)),
             Err(e) => {
                 discard(table, &files).await;
                 Err(e)
@@ -174,8 +180,8 @@ async fn try_load(
         },
         Err(e) => Err(e),
     };
-    let files = match judged {
-        Ok(files) => files,
+    let (files, settled) = match judged {
+        Ok(ready) => ready,
         Err(e) => {
             sink.abort().await;
             return Err(e);
@@ -183,6 +189,8 @@ async fn try_load(
     };
     let rejected = sink.finish().await?;
 
+    evolve::record(&mut checkpoint, &evolution, settled.as_ref(), &cx.batch, cx.now.timestamp_millis());
+    let base = settled.or(base);
     checkpoint.sequence += 1;
     checkpoint.batches.push(cx.batch.clone());
     checkpoint.upstream = upstream;
@@ -192,7 +200,7 @@ async fn try_load(
         remove: removal(table, &base, rebuild, &files),
         batch: cx.batch.clone(),
         checkpoint: checkpoint.clone(),
-        schema,
+        schema: evolution.schema,
         partition_columns: assembled.partition_columns.clone(),
         descriptions: table.descriptions.clone(),
         operation: table.mode.name().into(),
@@ -287,44 +295,6 @@ fn without_values(error: Error) -> Error {
     }
 }
 
-/// The table's schema after this load, or why the table cannot take these rows.
-fn reconcile(base: &Option<Snapshot>, assembled: &Assembled, rebuild: bool, ledger: &Ledger) -> Result<arrow::datatypes::SchemaRef> {
-    let Some(base) = base.as_ref().filter(|_| !rebuild) else { return Ok(Arc::clone(&assembled.schema)) };
-    let mut complaints = vec![];
-    if base.partition_columns != assembled.partition_columns {
-        complaints.push(
-            Complaint::at(["partition_by"], format!("the table is partitioned by [{}]", base.partition_columns.join(", ")))
-                .help("keep that, or rebuild the table with --full-refresh"),
-        );
-    }
-    let mut fields: Vec<_> = base.schema.fields().iter().cloned().collect();
-    for field in assembled.schema.fields() {
-        match base.schema.field_with_name(field.name()) {
-            Ok(old) if old.data_type() != field.data_type() => {
-                let show = |ty| smelt_engine::types::ContractType::from_arrow(ty).map_or_else(|| format!("{ty}"), |t| t.to_string());
-                complaints.push(
-                    Complaint::at(
-                        ["columns".to_owned(), field.name().clone()],
-                        format!("`{}` is {} in the table and {} here", field.name(), show(old.data_type()), show(field.data_type())),
-                    )
-                    .help("keep the type, or rebuild the table with --full-refresh"),
-                );
-            }
-            Ok(_) => {}
-            Err(_) => {
-                ledger.warn(format!("column `{}` is new and was added to the table", field.name()), 0);
-                fields.push(Arc::clone(field));
-            }
-        }
-    }
-    for old in base.schema.fields() {
-        if assembled.schema.field_with_name(old.name()).is_err() && !hidden::RESERVED.contains(&old.name().as_str()) {
-            ledger.warn(format!("column `{}` of the table is not given any more; new rows have NULL there", old.name()), 0);
-        }
-    }
-    if complaints.is_empty() { Ok(Arc::new(arrow::datatypes::Schema::new(fields))) } else { Err(Error::Pipeline(complaints)) }
-}
-
 /// Runs the plan to finished files.
 async fn execute(
     table: &BoundTable,
@@ -368,6 +338,22 @@ async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, as
     closes(table, ledger, files.iter().map(|f| f.rows).sum())?;
     verdict(table, ledger, rows_read(table, ledger))?;
     expectations(table, ledger, session, assembled, files).await
+}
+
+/// Whether the files may be published, and the version to build on where the table's columns had to be changed first.
+#[allow(clippy::too_many_arguments)] // one step of the load, cut out so that all its failures end in one place
+async fn ready(
+    table: &BoundTable,
+    cx: &RunContext,
+    ledger: &Ledger,
+    session: &SessionContext,
+    assembled: &Assembled,
+    files: &[DataFile],
+    base: &Option<Snapshot>,
+    evolution: &Evolution,
+) -> Result<Option<Snapshot>> {
+    judge(table, ledger, session, assembled, files).await?;
+    evolve::settle(table, cx, base, evolution).await
 }
 
 /// Law 2: every row that was read is accounted for.
@@ -490,7 +476,7 @@ fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[
 }
 
 /// Deletes files that no version will name. Failing at it leaves garbage, not wrong data.
-async fn discard(table: &BoundTable, files: &[DataFile]) {
+pub async fn discard(table: &BoundTable, files: &[DataFile]) {
     for file in files {
         let path = object_store::path::Path::parse(format!("{}/{}", table.location.prefix, file.path));
         if let Ok(path) = path
