@@ -80,6 +80,16 @@ pub struct Contract {
 impl Column {
     /// A nullable column with default formats.
     pub fn new(name: impl Into<String>, ty: ContractType) -> Self {
-        Column { name: name.into(), ty, required: false, formats: vec![], timezone: None, path: None, was: vec![], description: None, tags: vec![] }
+        Column {
+            name: name.into(),
+            ty,
+            required: false,
+            formats: vec![],
+            timezone: None,
+            path: None,
+            was: vec![],
+            description: None,
+            tags: vec![],
+        }
     }
 }

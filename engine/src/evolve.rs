@@ -96,10 +96,7 @@ pub fn same(a: &DataType, b: &DataType) -> bool {
 pub fn widens(from: &DataType, to: &DataType) -> bool {
     use DataType::{Decimal128, Float32, Float64, Int8, Int16, Int32, Int64};
     match (from, to) {
-        (Int8, Int16 | Int32 | Int64 | Float64)
-        | (Int16, Int32 | Int64 | Float64)
-        | (Int32, Int64 | Float64)
-        | (Float32, Float64) => true,
+        (Int8, Int16 | Int32 | Int64 | Float64) | (Int16, Int32 | Int64 | Float64) | (Int32, Int64 | Float64) | (Float32, Float64) => true,
         (Decimal128(p, s), Decimal128(wide, scale)) => {
             let whole = |p: &u8, s: &i8| i16::from(*p) - i16::from(*s);
             (p, s) != (wide, scale) && scale >= s && whole(wide, scale) >= whole(p, s)
@@ -163,9 +160,7 @@ impl Merged {
                 }
                 DataType::Struct(fields.into())
             }
-            (DataType::List(old), DataType::List(new)) => {
-                list(self.join(format!("{path}[]"), old.data_type(), new.data_type(), deep)?)
-            }
+            (DataType::List(old), DataType::List(new)) => list(self.join(format!("{path}[]"), old.data_type(), new.data_type(), deep)?),
             (DataType::Map(old, _), DataType::Map(new, _)) => {
                 let (old, new) = (entries(old)?, entries(new)?);
                 let key = self.join(format!("{path}{{key}}"), old.0.data_type(), new.0.data_type(), true)?;
@@ -409,7 +404,12 @@ mod tests {
 
         let narrow = merge(&ty("int64"), &ty("int32")).unwrap();
         assert_eq!((narrow.ty, narrow.rewrite, narrow.narrower), (DataType::Int64, false, true));
-        for (a, b) in [("struct<a: int64>", "struct<b: int64>"), ("int64", "double"), ("list<int64>", "int64"), ("struct<a: date>", "struct<a: int64>")] {
+        for (a, b) in [
+            ("struct<a: int64>", "struct<b: int64>"),
+            ("int64", "double"),
+            ("list<int64>", "int64"),
+            ("struct<a: date>", "struct<a: int64>"),
+        ] {
             assert!(merge(&ty(a), &ty(b)).is_none(), "{a} and {b}");
         }
         assert_eq!(grow(&ty("struct<a: int64>"), &ty("struct<a: string, b: date>")), ty("struct<a: int64, b: date>"));

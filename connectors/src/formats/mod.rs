@@ -12,6 +12,7 @@ mod parquet;
 mod publish;
 mod scan;
 mod schema;
+mod schema_log;
 mod symlink;
 
 #[cfg(test)]
@@ -25,6 +26,7 @@ use smelt_engine::table::TableFormat;
 
 pub use delta::DeltaFormat;
 pub use parquet::ParquetFormat;
+pub use schema_log::{LoggedSchema, schema_log};
 
 use crate::stores::Location;
 

@@ -344,9 +344,8 @@ impl CsvRecords {
                 }
             };
             // a file from before the column was renamed
-            let position = position.or_else(|| {
-                former(&self.contract, column).find_map(|old| exact.get(old).copied().filter(|p| !taken[*p]))
-            });
+            let position =
+                position.or_else(|| former(&self.contract, column).find_map(|old| exact.get(old).copied().filter(|p| !taken[*p])));
             match position {
                 Some(position) => {
                     taken[position] = true;

@@ -82,7 +82,10 @@ pub(super) async fn new_columns(spec: &JsonSpec, files: &[SourceFile], contract:
         let place = found.path.as_deref().unwrap_or(&found.name);
         contract.columns.iter().any(|c| {
             let taken = c.path.as_deref().unwrap_or(&c.name);
-            c.name == found.name || c.was.iter().any(|w| w == place) || taken == place || taken.strip_prefix(place).is_some_and(|rest| rest.starts_with(['.', '[']))
+            c.name == found.name
+                || c.was.iter().any(|w| w == place)
+                || taken == place
+                || taken.strip_prefix(place).is_some_and(|rest| rest.starts_with(['.', '[']))
         })
     };
     let mut found = infer(spec, files).await?;

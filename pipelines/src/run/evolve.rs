@@ -68,13 +68,8 @@ pub fn reconcile(
     partition_columns: &[String],
     rebuild: bool,
 ) -> Result<Evolution> {
-    let was: Vec<(&str, &[String])> = table
-        .contract
-        .iter()
-        .flat_map(|c| &c.columns)
-        .filter(|c| !c.was.is_empty())
-        .map(|c| (c.name.as_str(), c.was.as_slice()))
-        .collect();
+    let was: Vec<(&str, &[String])> =
+        table.contract.iter().flat_map(|c| &c.columns).filter(|c| !c.was.is_empty()).map(|c| (c.name.as_str(), c.was.as_slice())).collect();
     let rules = Rules { on_type_change: table.on_type_change, was: &was, partition_by: &table.partition_by };
     match base {
         None => Ok(whole(schema, vec![created(schema)], vec![])),
@@ -145,7 +140,8 @@ fn compare(
         }
         if let Some(alike) = table.fields().iter().find(|f| f.name().to_lowercase() == field.name().to_lowercase()) {
             let text = format!("`{}` is `{}` in the table, and many readers do not tell upper from lower case", field.name(), alike.name());
-            complaints.push(at_column(field.name(), text).help(format!("write it as in the table, or rename it with `was: {}`", alike.name())));
+            complaints
+                .push(at_column(field.name(), text).help(format!("write it as in the table, or rename it with `was: {}`", alike.name())));
             continue;
         }
         // a type complaint has left its column out of the fields
@@ -209,7 +205,8 @@ fn merged(old: &Field, field: &Field, rules: &Rules<'_>) -> Result<Option<Merged
     };
     let retyped = !merged.widened.is_empty() || merged.narrower;
     if retyped && rules.on_type_change == OnTypeChange::Fail {
-        let help = "keep the type, take the wider of the two with `schema: {on_type_change: widen}`, or rebuild the table with --full-refresh";
+        let help =
+            "keep the type, take the wider of the two with `schema: {on_type_change: widen}`, or rebuild the table with --full-refresh";
         return Err(at_column(name, both).help(help));
     }
     // these transforms depend on how a number is stored
@@ -281,10 +278,21 @@ fn project(plan: LogicalPlan, target: impl Fn(&Field) -> (String, DataType)) -> 
 }
 
 /// Writes the rows of `base` as `evolution` wants them into new files, which no version names yet. Streams; memory stays below the pool.
-pub async fn rewrite(table: &BoundTable, cx: &RunContext, base: &Snapshot, evolution: &Evolution, batch: &BatchId) -> Result<Vec<DataFile>> {
+pub async fn rewrite(
+    table: &BoundTable,
+    cx: &RunContext,
+    base: &Snapshot,
+    evolution: &Evolution,
+    batch: &BatchId,
+) -> Result<Vec<DataFile>> {
     if let Some(foreign) = base.schema.fields().iter().find(|f| stored_type(f.data_type()).is_none_or(|ty| !same(&ty, f.data_type()))) {
         return Err(Error::data(
-            format!("{} has to be written anew, but its column `{}` is {}, which Smelt does not write", table.name, foreign.name(), foreign.data_type()),
+            format!(
+                "{} has to be written anew, but its column `{}` is {}, which Smelt does not write",
+                table.name,
+                foreign.name(),
+                foreign.data_type()
+            ),
             "another tool made that column; rebuild the table with --full-refresh",
         ));
     }
@@ -304,7 +312,10 @@ pub async fn rewrite(table: &BoundTable, cx: &RunContext, base: &Snapshot, evolu
     let (before, after): (u64, u64) = (base.files.iter().map(|f| f.rows).sum(), files.iter().map(|f| f.rows).sum());
     if counted && before != after {
         discard(table, &files).await;
-        return Err(Error::bug(format!("{}: {before} rows before the schema changed and {after} after it; nothing was published", table.name)));
+        return Err(Error::bug(format!(
+            "{}: {before} rows before the schema changed and {after} after it; nothing was published",
+            table.name
+        )));
     }
     Ok(files)
 }
@@ -440,11 +451,13 @@ mod tests {
     fn a_column_is_renamed_once() {
         let former = ["title".to_owned(), "name".to_owned()];
         let was: [(&str, &[String]); 1] = [("customer", &former)];
-        let e = try_compare(&[("id", "int64"), ("name", "string")], &[("id", "int64"), ("customer", "string")], OnTypeChange::Fail, &was).unwrap();
+        let e = try_compare(&[("id", "int64"), ("name", "string")], &[("id", "int64"), ("customer", "string")], OnTypeChange::Fail, &was)
+            .unwrap();
         assert_eq!(e.renames, [("name".to_owned(), "customer".to_owned())]);
         assert_eq!(*e.schema, schema(&[("id", "int64"), ("customer", "string")]));
         assert_eq!(changes(&e), ["renamed name to customer"]);
-        let again = try_compare(&[("id", "int64"), ("customer", "string")], &[("id", "int64"), ("customer", "string")], OnTypeChange::Fail, &was);
+        let again =
+            try_compare(&[("id", "int64"), ("customer", "string")], &[("id", "int64"), ("customer", "string")], OnTypeChange::Fail, &was);
         assert_eq!(changes(&again.unwrap()), Vec::<String>::new());
         let both = try_compare(&[("name", "string")], &[("name", "string"), ("customer", "string")], OnTypeChange::Fail, &was).unwrap_err();
         assert!(both[0].starts_with("columns.customer.was: `customer` was `name`"), "{both:?}");
