@@ -255,6 +255,14 @@ pub async fn new_columns(spec: &SourceSpec, files: &[SourceFile], contract: &Con
     Ok(new)
 }
 
+/// Columns of the contract whose structs have more members in `files` than the contract names, for `on_new_column: add`.
+pub async fn new_members(spec: &SourceSpec, files: &[SourceFile], contract: &Contract) -> Result<Vec<(String, ContractType)>> {
+    match spec {
+        SourceSpec::Json(json) => json_source::new_members(json, files, contract).await,
+        _ => Ok(vec![]),
+    }
+}
+
 /// The former names of `column` that no other column of the contract goes by: what a file that lacks the column may call it.
 pub(crate) fn former<'a>(contract: &'a Contract, column: &'a Column) -> impl Iterator<Item = &'a str> {
     let taken = |name: &str| contract.columns.iter().any(|c| c.path.as_deref().unwrap_or(&c.name) == name || c.name == name);

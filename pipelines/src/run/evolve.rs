@@ -327,7 +327,8 @@ pub async fn rewrite(
 /// `Error::Retry` where another writer was faster.
 pub async fn settle(table: &BoundTable, cx: &RunContext, base: &Option<Snapshot>, evolution: &Evolution) -> Result<Option<Snapshot>> {
     let Some(old) = base.as_ref().filter(|b| evolution.rewrites() && !b.files.is_empty()) else { return Ok(None) };
-    let batch = BatchId(format!("{}#schema", cx.batch));
+    // a run that is repeated under its id may find that the columns have to change once more
+    let batch = BatchId(format!("{}#schema{}", cx.batch, old.checkpoint.sequence + 1));
     let files = rewrite(table, cx, old, evolution, &batch).await?;
     let now = cx.now.timestamp_millis();
     let mut checkpoint = old.checkpoint.clone();

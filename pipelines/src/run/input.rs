@@ -135,6 +135,9 @@ pub async fn contract(
     };
     let mut names: BTreeSet<String> = contract.columns.iter().map(|c| c.name.clone()).collect();
     if contract.on_new_column == OnNewColumn::Add && table.contract.is_some() {
+        for (name, ty) in sources::new_members(spec, &taken.files, &contract).await? {
+            contract.columns.iter_mut().filter(|c| c.name == name).for_each(|c| c.ty = ty.clone());
+        }
         for column in sources::new_columns(spec, &taken.files, &contract).await? {
             if names.insert(column.name.clone()) {
                 contract.columns.push(column);

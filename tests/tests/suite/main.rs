@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cases;
+mod evolve;
 mod faults;
 mod leaks;
 mod olist;
