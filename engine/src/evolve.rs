@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, MapArray, StructArray, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use serde::{Deserialize, Serialize};
 
@@ -62,7 +63,7 @@ impl fmt::Display for ColumnChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (column, from, to) = (&self.column, self.from.as_deref().unwrap_or("?"), self.to.as_deref().unwrap_or("?"));
         match self.kind {
-            ChangeKind::Created => write!(f, "created with {to} columns"),
+            ChangeKind::Created => write!(f, "created with {to} column{}", if to == "1" { "" } else { "s" }),
             ChangeKind::Added => write!(f, "added {column}: {to}"),
             ChangeKind::Widened => write!(f, "widened {column}: {from} to {to}"),
             ChangeKind::Renamed => write!(f, "renamed {from} to {column}"),
@@ -305,9 +306,14 @@ impl ScalarUDFImpl for Adapt {
         Ok(self.to.clone())
     }
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> datafusion::error::Result<ColumnarValue> {
-        let arrays = ColumnarValue::values_to_arrays(&args.args)?;
-        let array = arrays.first().ok_or_else(|| Error::bug("adapt without an argument"))?;
-        Ok(ColumnarValue::Array(adapt(array, &self.to)?))
+        Ok(match args.args.first() {
+            Some(ColumnarValue::Array(array)) => ColumnarValue::Array(adapt(array, &self.to)?),
+            // the value of a partition, or of a column that a file lacks
+            Some(ColumnarValue::Scalar(value)) => {
+                ColumnarValue::Scalar(ScalarValue::try_from_array(&adapt(&value.to_array()?, &self.to)?, 0)?)
+            }
+            None => return Err(Error::bug("adapt without an argument").into()),
+        })
     }
 }
 

@@ -199,7 +199,7 @@ mod tests {
             [
                 (Some(5), Some("b".to_owned()), vec!["added y: int64".to_owned()]),
                 (Some(3), None, vec!["added foreign: int64".to_owned()]),
-                (Some(0), Some("a".to_owned()), vec!["created with 1 columns".to_owned()]),
+                (Some(0), Some("a".to_owned()), vec!["created with 1 column".to_owned()]),
             ]
         );
         assert_eq!(history(&ours, &[])[0].version, None, "the log has been cleaned");

@@ -110,7 +110,7 @@ fn compare(
     let (mut fields, mut rewrite, mut changes, mut notes) = (vec![], vec![], vec![], vec![]);
     for (old, new) in &renames {
         changes.push(ColumnChange { kind: ChangeKind::Renamed, column: new.clone(), from: Some(old.clone()), to: None });
-        notes.push(format!("column `{old}` of the table is now `{new}`; its files were written anew"));
+        notes.push(format!("column `{old}` of the table becomes `{new}`: the table's files are written anew"));
     }
     for old in table.fields() {
         let name = renamed(&renames, old.name());
@@ -227,7 +227,7 @@ fn merged(old: &Field, field: &Field, rules: &Rules<'_>) -> Result<Option<Merged
 fn describe(name: &str, merged: &Merged, changes: &mut Vec<ColumnChange>, notes: &mut Vec<String>) {
     for (path, from, to) in &merged.widened {
         let (column, from, to) = (format!("{name}{path}"), shown(from), shown(to));
-        notes.push(format!("column `{column}` was widened from {from} to {to}; the table's files were written anew"));
+        notes.push(format!("column `{column}` widens from {from} to {to}: the table's files are written anew"));
         changes.push(ColumnChange { kind: ChangeKind::Widened, column, from: Some(from), to: Some(to) });
     }
     for (path, ty) in &merged.added {
