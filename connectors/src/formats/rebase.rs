@@ -100,6 +100,8 @@ fn merge(base: &Checkpoint, ours: &Checkpoint, theirs: &Checkpoint) -> Result<Ch
     };
     Ok(Checkpoint {
         state,
+        // a change of the columns conflicts with any other
+        schemas: latest(&base.schemas, &ours.schemas, &theirs.schemas),
         sequence: theirs.sequence + 1,
         batches: carried(&base.batches, &ours.batches, &theirs.batches, |b| b),
         files,
