@@ -9,6 +9,7 @@ use smelt_connectors::sources::infer::contract_yaml;
 use smelt_engine::evolve::ChangeKind;
 use smelt_engine::ledger::Ledger;
 use smelt_engine::session::Resources;
+use smelt_engine::steps::Step;
 use smelt_engine::table::BatchId;
 use smelt_engine::{Error, Result};
 
@@ -17,8 +18,9 @@ use crate::bound::{Bound, BoundTable, Input, Mode};
 use crate::check::{CheckedTable, check, check_lake};
 use crate::cli::{LogFormat, PipelineArgs};
 use crate::console::Console;
+use crate::progress::{Progress, ProgressMode};
 use crate::run::context::{RunContext, identity};
-use crate::run::{RunOptions, evolve, input};
+use crate::run::{RunOptions, evolve, input, load};
 use crate::units;
 
 /// Checks YAML, SQL, graph and references.
@@ -61,7 +63,8 @@ pub fn plan(args: &PipelineArgs, log: LogFormat) -> u8 {
 /// The plan as a terminal shows it.
 pub async fn text(bound: &Arc<Bound>, checked: &[CheckedTable], options: &RunOptions) -> Result<String> {
     let resources = Resources::new(64 << 20, 1, None)?;
-    let cx = RunContext::new(Arc::clone(bound), resources, BatchId("plan".into()), options.now);
+    let mut cx = RunContext::new(Arc::clone(bound), resources, BatchId("plan".into()), options.now);
+    cx.dry_run = true;
     let mut out = String::new();
     let _ = writeln!(out, "{} ({}) into {}\n", bound.name, bound.environment, bound.lake_shown());
     let mut touched: Vec<String> = vec![];
@@ -73,6 +76,9 @@ pub async fn text(bound: &Arc<Bound>, checked: &[CheckedTable], options: &RunOpt
         }
         let _ = writeln!(out, "{} {:<28} {line}", if changes { "~" } else { " " }, table.name.to_string());
         for note in schema_notes(table, checked, &cx).await? {
+            let _ = writeln!(out, "    {note}");
+        }
+        if changes && let Some(note) = change_note(table, &cx, &touched).await {
             let _ = writeln!(out, "    {note}");
         }
         if let Some(contract) = &checked.inferred {
@@ -89,6 +95,44 @@ pub async fn text(bound: &Arc<Bound>, checked: &[CheckedTable], options: &RunOpt
     };
     Ok(out)
 }
+
+/// What a change would do to the table's keys, versions and files. Exact: the new input is read, where it is not much.
+async fn change_note(table: &BoundTable, cx: &RunContext, touched: &[String]) -> Option<String> {
+    table.mode.change()?;
+    if cx.bound.reads(&table.name).any(|t| touched.contains(&t.name.to_string())) {
+        return Some("what changes is known when the tables that it reads are there".into());
+    }
+    if let Input::Source(source) = &table.input {
+        // the listing has been made for the line above
+        let base = cx.snapshot(table).await.ok()?;
+        let taken = input::take(table, source, &base, &BTreeMap::new(), cx, &Ledger::default()).await.ok()??;
+        if taken.bytes() > COUNTED {
+            return Some(format!(
+                "{} of input are not read for a plan; `smelt run --dry-run --only {}` counts what changes",
+                units::bytes(taken.bytes()),
+                table.name
+            ));
+        }
+    }
+    if table.steps.iter().any(|s| matches!(s, Step::Mask(_))) {
+        return Some(format!("a plan has no keys to mask with; `smelt run --dry-run --only {}` counts what changes", table.name));
+    }
+    let report = load::load(table, cx, &Progress::new(ProgressMode::Never)).await;
+    match (report.change, report.error) {
+        (Some(change), _) => {
+            let files = match change.files_rewritten {
+                0 => String::new(),
+                n => format!("; {} to read and rewrite in {}", units::bytes(change.bytes_rewritten), units::plural(n, "file")),
+            };
+            Some(format!("{}{files}", change.text()))
+        }
+        (None, Some(error)) => Some(format!("would fail: {error}")),
+        (None, None) => None,
+    }
+}
+
+/// A plan reads at most so many bytes of new input to count what a change does.
+const COUNTED: u64 = 64 << 20;
 
 async fn table_line(bound: &Bound, table: &BoundTable, cx: &RunContext, touched: &[String]) -> Result<(String, bool)> {
     let base = cx.snapshot(table).await?;

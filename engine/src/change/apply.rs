@@ -6,7 +6,7 @@
 //!                rows of touched keys, remembered events, new events -> by key -> resolve -> write
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
@@ -111,6 +111,8 @@ pub struct Job<'a> {
     pub partition_by: &'a [PartitionBy],
     pub base: Option<&'a Snapshot>,
     pub state: ChangeState,
+    /// Former names of columns.
+    pub was: BTreeMap<String, Vec<String>>,
     pub format: &'a dyn TableFormat,
     /// Where data files go.
     pub write: WriteSpec,
@@ -303,8 +305,8 @@ impl Job<'_> {
         let mut sql = format!("select {either} from \"__new\" n full join \"__old\" o on {on} where n.__hash is distinct from o.__hash");
         if self.mode.hard_deletes == HardDeletes::Ignore && !self.state.files.is_empty() {
             // keys that are known to be away: still away is no change, back again is one
-            let memory = self.memory_provider(self.state.files.clone()).await?;
-            session.register_table("__memory", memory)?;
+            let memory = self.memory_scan(&self.state.files).await?.build()?;
+            session.register_table("__memory", session.execute_logical_plan(memory).await?.into_view())?;
             let list = quoted.join(", ");
             let away = format!(
                 "select {list} from (select {list}, \"__op\", row_number() over (partition by {list} order by \"__seq0\" desc) as r from \"__memory\") where r = 1 and \"__op\" = {DELETE}"
@@ -378,7 +380,7 @@ impl Job<'_> {
         let hits: Vec<Option<DataFile>> = futures::stream::iter(candidates)
             .map(|file| async move {
                 let provider = self.format.provider(&self.with_files(base, vec![file.clone()])).await?;
-                Ok::<_, Error>(self.holds(provider, keys).await?.then_some(file))
+                Ok::<_, Error>(self.holds(scan("t", provider)?, keys).await?.then_some(file))
             })
             .buffered(self.threads.max(1))
             .try_collect()
@@ -387,9 +389,9 @@ impl Job<'_> {
     }
 
     /// Whether a touched key is among the rows.
-    async fn holds(&self, provider: Arc<dyn datafusion::catalog::TableProvider>, keys: &Arc<KeySet>) -> Result<bool> {
+    async fn holds(&self, rows: LogicalPlanBuilder, keys: &Arc<KeySet>) -> Result<bool> {
         let columns: Vec<Expr> = self.mode.keys.iter().map(|k| name(k)).collect();
-        let plan = scan("t", provider)?.project(columns.clone())?.filter(touched(keys, columns, false))?.limit(0, Some(1))?.build()?;
+        let plan = rows.project(columns.clone())?.filter(touched(keys, columns, false))?.limit(0, Some(1))?.build()?;
         let state = self.session.state();
         let exec = state.create_physical_plan(&plan).await?;
         let found = collect(exec, self.session.task_ctx()).await?;
@@ -403,23 +405,36 @@ impl Job<'_> {
         }
         let mut touched = vec![];
         for file in files {
-            if self.holds(self.memory_provider(vec![file.clone()]).await?, keys).await? {
+            if self.holds(self.memory_scan(std::slice::from_ref(file)).await?, keys).await? {
                 touched.push(file.clone());
             }
         }
         Ok(touched)
     }
 
-    async fn memory_provider(&self, files: Vec<DataFile>) -> Result<Arc<dyn datafusion::catalog::TableProvider>> {
+    /// Remembered events. Files from before a column was renamed still have its old name.
+    async fn memory_scan(&self, files: &[DataFile]) -> Result<LogicalPlanBuilder> {
+        let schema = memory_schema(&self.shape.layout);
+        let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
+        let mut columns = vec![];
+        for field in schema.fields() {
+            let mut either = vec![name(field.name())];
+            for old in self.was.get(field.name()).into_iter().flatten().filter(|old| schema.field_with_name(old).is_err()) {
+                fields.push(field.as_ref().clone().with_name(old));
+                either.push(name(old));
+            }
+            let column = if either.len() > 1 { datafusion::functions::core::expr_fn::coalesce(either) } else { name(field.name()) };
+            columns.push(column.alias(field.name()));
+        }
         let snapshot = Snapshot {
             version: 0,
-            schema: memory_schema(&self.shape.layout),
+            schema: Arc::new(Schema::new(fields)),
             partition_columns: vec![],
-            files: Arc::new(files),
+            files: Arc::new(files.to_vec()),
             checkpoint: Default::default(),
             state: Arc::new(()),
         };
-        self.format.provider(&snapshot).await
+        Ok(scan("memory", self.format.provider(&snapshot).await?)?.project(columns)?)
     }
 
     /// Writes the files of the change. Publishes nothing.
@@ -504,8 +519,7 @@ impl Job<'_> {
         let mut events =
             events.project(event_schema(layout).fields().iter().map(|f| name(f.name()).alias(f.name())).collect::<Vec<_>>())?;
         if !prepared.memory.is_empty() {
-            let remembered = self.memory_provider(prepared.memory.clone()).await?;
-            let mut rows = scan("memory", remembered)?;
+            let mut rows = self.memory_scan(&prepared.memory).await?;
             if !prepared.keys.all {
                 rows = rows.filter(touched(&prepared.keys, keys.clone(), false))?;
             }
@@ -667,7 +681,7 @@ impl Job<'_> {
             return Ok(());
         }
         let keys: Vec<Expr> = self.mode.keys.iter().map(|k| name(k)).collect();
-        let rows = scan("memory", self.memory_provider(prepared.memory.clone()).await?)?.filter(touched(&prepared.keys, keys, true))?;
+        let rows = self.memory_scan(&prepared.memory).await?.filter(touched(&prepared.keys, keys, true))?;
         let state = self.session.state();
         let plan = if prepared.forget {
             let what = Resolve {

@@ -334,3 +334,104 @@ fn close(events: &[Event], run: Option<Run>, by: Option<usize>, extracts: bool, 
     out.versions.push(Version { opened, last, closed: by, values: run.values, tracked: run.tracked, deleted: run.deleted });
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values are their row's number; the last of two columns is untracked where `track` says so.
+    struct Numbers {
+        track: bool,
+        rows: Vec<[u64; 2]>,
+    }
+
+    impl Values for Numbers {
+        fn columns(&self) -> usize {
+            2
+        }
+        fn hash(&self, at: At, column: usize) -> u64 {
+            self.rows[at.row as usize][column] << (32 * column)
+        }
+        fn all(&self, at: At) -> u64 {
+            self.hash(at, 0).wrapping_add(self.hash(at, 1))
+        }
+        fn tracked(&self, at: At) -> u64 {
+            if self.track { self.hash(at, 0) } else { self.all(at) }
+        }
+        fn is_tracked(&self, column: usize) -> bool {
+            column == 0 || !self.track
+        }
+    }
+
+    fn event(seq: u32, op: Op, row: u32, values: &Numbers) -> Event {
+        let at = At { batch: 0, row };
+        let hash = if op == Op::Upsert { values.all(at) } else { 0 };
+        Event { seq, first: seq, op, origin: Origin::New, at, time: Time::Seq(at), given: None, hash, recorded: 0 }
+    }
+
+    const CLOSE: Shape = Shape::History { on_delete: OnDelete::Close, extracts: false, composite: false };
+
+    #[test]
+    fn repeats_coalesce_and_are_remembered() {
+        let values = Numbers { track: false, rows: vec![[1, 0], [1, 0], [2, 0]] };
+        let events = vec![event(0, Op::Upsert, 0, &values), event(1, Op::Upsert, 1, &values), event(2, Op::Upsert, 2, &values)];
+        let folded = fold(&events, CLOSE, &values);
+        let shown: Vec<_> = folded.versions.iter().map(|v| (v.opened, v.last, v.closed)).collect();
+        assert_eq!(shown, [(0, 1, Some(2)), (2, 2, None)]);
+        assert_eq!(folded.hidden, [1]);
+    }
+
+    #[test]
+    fn only_the_delete_that_ends_a_version_is_shown() {
+        let values = Numbers { track: false, rows: vec![[1, 0], [0, 0], [0, 0], [0, 0]] };
+        let mut events: Vec<Event> = (0..4).map(|i| event(i, Op::Delete, i, &values)).collect();
+        events[1] = event(1, Op::Upsert, 0, &values);
+        let folded = fold(&events, CLOSE, &values);
+        assert_eq!(folded.versions.len(), 1);
+        assert_eq!(folded.hidden, [0, 3]);
+    }
+
+    #[test]
+    fn untracked_values_are_those_of_the_last_event_and_the_first_is_remembered() {
+        let values = Numbers { track: true, rows: vec![[1, 1], [1, 2]] };
+        let events = vec![event(0, Op::Upsert, 0, &values), event(1, Op::Upsert, 1, &values)];
+        let folded = fold(&events, CLOSE, &values);
+        assert_eq!(folded.versions[0].values, Source::One(events[1].at));
+        assert_eq!(folded.hidden, [0, 1]);
+    }
+
+    #[test]
+    fn merge_remembers_what_the_row_does_not_show() {
+        let values = Numbers { track: false, rows: vec![[1, 1], [0, 2]] };
+        let full = event(0, Op::Upsert, 0, &values);
+        let partial = Event { given: Some([0b10].into()), ..event(1, Op::Upsert, 1, &values) };
+        let folded = fold(&[full.clone(), partial.clone()], Shape::Latest, &values);
+        assert_eq!(folded.versions[0].values, Source::Each([Some(full.at), Some(partial.at)].into()));
+        assert_eq!(folded.hidden, [0, 1]);
+        // a delete resets what is inherited, and alone is a tombstone
+        let gone = event(2, Op::Delete, 0, &values);
+        let folded = fold(&[full, partial, gone], Shape::Latest, &values);
+        assert_eq!((folded.versions.len(), folded.hidden), (0, vec![2]));
+    }
+
+    #[test]
+    fn a_delete_wins_a_tie_and_the_greater_hash_the_others() {
+        let values = Numbers { track: false, rows: vec![[1, 0], [2, 0]] };
+        let (a, b) = (event(0, Op::Upsert, 0, &values), event(0, Op::Upsert, 1, &values));
+        let (settled, ties) = settle(vec![b.clone(), a.clone()]);
+        assert_eq!((settled.len(), settled[0].hash, ties), (1, b.hash, 1));
+        let (settled, ties) = settle(vec![a.clone(), a.clone()]);
+        assert_eq!((settled.len(), ties), (1, 0), "identical rows are one");
+        let (settled, _) = settle(vec![a, event(0, Op::Delete, 0, &values), b]);
+        assert_eq!(settled[0].op, Op::Delete);
+    }
+
+    #[test]
+    fn a_remembered_event_stands_in_place_of_the_row() {
+        let values = Numbers { track: false, rows: vec![[1, 0], [2, 0]] };
+        let shown = Event { origin: Origin::Visible, ..event(0, Op::Upsert, 1, &values) };
+        let remembered = Event { origin: Origin::Remembered, ..event(0, Op::Upsert, 0, &values) };
+        let (settled, ties) = settle(vec![shown, remembered]);
+        assert_eq!((settled[0].at.row, ties), (0, 0));
+    }
+}

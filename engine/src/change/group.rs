@@ -400,7 +400,7 @@ fn source_row(source: &Source, otherwise: At) -> At {
 }
 
 fn full_hash(page: &Page, row: usize, values: u64) -> u64 {
-    values.wrapping_add(page.stored_sequence.get(row).copied().unwrap_or(0))
+    values.wrapping_add(page.stored_sequence[row])
 }
 
 fn event(op: Op, origin: Origin, at: At, time: Time, given: Option<Box<[u8]>>, window: &Window, recorded: Option<i64>) -> Event {

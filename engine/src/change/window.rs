@@ -53,8 +53,8 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// `whole`: also keep what tells one row from another in all columns; `each`: keep the hash of each value.
-    pub fn new(batch: RecordBatch, layout: &Layout, converters: &Converters, whole: bool, each: bool) -> Result<Self> {
+    /// `each`: keep the hash of each value.
+    pub fn new(batch: RecordBatch, layout: &Layout, converters: &Converters, each: bool) -> Result<Self> {
         let column = |name: &str| batch.column_by_name(name).cloned().ok_or_else(|| Error::bug(format!("an event has no column {name}")));
         let keys: Vec<ArrayRef> = layout.keys.iter().map(|k| Arc::clone(batch.column(*k))).collect();
         let members = (0..layout.sequence_types.len()).map(|i| column(&meta::sequence(i))).collect::<Result<Vec<_>>>()?;
@@ -73,13 +73,10 @@ impl Page {
                 kept.push(hashes);
             }
         }
-        let mut stored_sequence = vec![];
-        if whole {
-            stored_sequence = vec![0u64; rows];
-            for i in layout.sequence.iter().flatten() {
-                for (sum, hash) in stored_sequence.iter_mut().zip(hash::column(layout.stored[*i].name(), batch.column(*i))?) {
-                    *sum = sum.wrapping_add(hash);
-                }
+        let mut stored_sequence = vec![0u64; rows];
+        for i in layout.sequence.iter().flatten() {
+            for (sum, hash) in stored_sequence.iter_mut().zip(hash::column(layout.stored[*i].name(), batch.column(*i))?) {
+                *sum = sum.wrapping_add(hash);
             }
         }
         let index = |name: &str| batch.schema_ref().index_of(name).ok().filter(|i| batch.column(*i).null_count() < rows);

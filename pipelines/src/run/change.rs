@@ -96,6 +96,7 @@ impl<'a> Changing<'a> {
             partition_by: &table.partition_by,
             base,
             state: base.and_then(|b| b.checkpoint.state.clone()).unwrap_or_default(),
+            was: table.contract.iter().flat_map(|c| &c.columns).map(|c| (c.name.clone(), c.was.clone())).collect(),
             format: table.format.as_ref(),
             write,
             session,

@@ -265,7 +265,7 @@ async fn try_load(
         batch: cx.batch.clone(),
         checkpoint: checkpoint.clone(),
         schema: evolution.schema,
-        partition_columns: assembled.partition_columns.clone(),
+        partition_columns: partitions,
         descriptions: table.descriptions.clone(),
         operation: table.mode.name().into(),
         now,
