@@ -100,10 +100,10 @@ fn input(folder: &Path, name: &str, lines: impl IntoIterator<Item = String>) {
     fs::write(folder.join("data").join(name), lines.join("\n") + "\n").unwrap();
 }
 
-/// (a) Each has its own files and takes them in, in three rounds.
+/// (a) Each has its own files and takes them in, in two rounds.
 #[test]
 fn appends_of_many_processes_never_conflict() {
-    const ROUNDS: usize = 3;
+    const ROUNDS: usize = 2;
     let columns =
         "    columns:\n      id: {type: int64, required: true}\n      city: {type: string}\n    partition_by: [city]\n    write: append\n";
     for place in places("appends") {
