@@ -6,11 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use serde::{Deserialize, Serialize};
 
+use crate::change::ChangeState;
 use crate::error::Result;
 
 /// `layer.name`, e.g. `silver.orders`. Both parts are lower-case identifiers.
@@ -65,6 +67,9 @@ pub struct Checkpoint {
     pub upstream: BTreeMap<String, u64>,
     /// Hash of the part of the pipeline that decides this table's rows; a change rebuilds SQL tables.
     pub definition: String,
+    /// What a table of the change modes remembers beside its rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<ChangeState>,
     /// Quarantine files that may not be in the quarantine table yet, so that a run that died between the two commits
     /// can be finished by any other. At most one entry a batch.
     #[serde(rename = "unsettled")]
@@ -106,6 +111,8 @@ struct Stored {
     #[serde(default)]
     definition: String,
     #[serde(default)]
+    state: Option<ChangeState>,
+    #[serde(default)]
     quarantine: Vec<DataFile>,
     #[serde(default)]
     unsettled: Vec<Unsettled>,
@@ -113,11 +120,11 @@ struct Stored {
 
 impl From<Stored> for Checkpoint {
     fn from(stored: Stored) -> Self {
-        let Stored { sequence, batches, files, upstream, definition, quarantine, mut unsettled } = stored;
+        let Stored { sequence, batches, files, upstream, definition, state, quarantine, mut unsettled } = stored;
         if let (false, Some(batch)) = (quarantine.is_empty(), batches.last()) {
             unsettled.push(Unsettled { batch: batch.clone(), sequence, files: quarantine });
         }
-        Checkpoint { sequence, batches, files, upstream, definition, quarantine: unsettled }
+        Checkpoint { sequence, batches, files, upstream, definition, state, quarantine: unsettled }
     }
 }
 
@@ -229,6 +236,8 @@ pub trait TableFormat: Debug + Send + Sync {
     async fn commit(&self, base: &Option<Snapshot>, change: Change) -> Result<Commit>;
     /// Reads one version.
     async fn provider(&self, snapshot: &Snapshot) -> Result<Arc<dyn TableProvider>>;
+    /// The least and the greatest value of a column in each file of the snapshot, in order; NULL where it is not known.
+    fn bounds(&self, snapshot: &Snapshot, column: &str) -> Result<(ArrayRef, ArrayRef)>;
     /// `delta` or `parquet`.
     fn name(&self) -> &'static str;
     /// A prefix below the table's root for the data files of a change to come ("" for the root itself).

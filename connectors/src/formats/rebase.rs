@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
+use smelt_engine::change::ChangeState;
 use smelt_engine::table::{BatchId, Change, Checkpoint, DataFile, FileMark, Reads, Remove, Snapshot};
 
 /// Why a change cannot step over what others have published.
@@ -91,7 +92,14 @@ fn merge(base: &Checkpoint, ours: &Checkpoint, theirs: &Checkpoint) -> Result<Ch
         return Ok(ours.clone());
     }
     let files = consumed(&base.files, &ours.files, &theirs.files)?;
+    let state = match (&base.state, &ours.state, &theirs.state) {
+        (base, ours, theirs) if theirs == base => ours.clone(),
+        (base, ours, theirs) if ours == base => theirs.clone(),
+        (Some(base), Some(ours), Some(theirs)) => Some(ChangeState::merged(base, ours, theirs).ok_or(Clash::Content)?),
+        _ => return Err(Clash::Content),
+    };
     Ok(Checkpoint {
+        state,
         sequence: theirs.sequence + 1,
         batches: carried(&base.batches, &ours.batches, &theirs.batches, |b| b),
         files,

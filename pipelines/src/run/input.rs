@@ -122,6 +122,7 @@ pub async fn contract(
         None => {
             let columns = if taken.files.is_empty() { vec![] } else { sources::infer(spec, &taken.files, INFER_ROWS).await? };
             let mut inferred = Contract { columns, ..Contract::default() };
+            spec.feed_columns(&mut inferred)?;
             zoned(&mut inferred, timezone);
             // steps that change columns in place make the table's types no guide to the input's
             let in_place = |s: &Step| !matches!(s, Step::Clean(_) | Step::Filter(_) | Step::Dedup(_));
@@ -144,6 +145,7 @@ pub async fn contract(
             contract.columns.push(Column::new(key, ContractType::String));
         }
     }
+    contract.absent = table.mode.needs_absent(&contract);
     Ok(contract)
 }
 
@@ -152,6 +154,7 @@ pub async fn inferred(bound: &Bound, source: &str, now: DateTime<Utc>) -> Result
     let listing = bound.listing(source, now).await?;
     let columns = if listing.files.is_empty() { vec![] } else { sources::infer(bound.source(source)?, &listing.files, INFER_ROWS).await? };
     let mut contract = Contract { columns, ..Contract::default() };
+    bound.source(source)?.feed_columns(&mut contract)?;
     zoned(&mut contract, bound.timezone);
     for key in &listing.partition_keys {
         if contract.columns.iter().all(|c| &c.name != key) {

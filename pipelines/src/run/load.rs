@@ -16,6 +16,7 @@ use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use smelt_connectors::sources;
 use smelt_connectors::stores::Location;
+use smelt_engine::change::ChangeState;
 use smelt_engine::checks::{self, OnFail};
 use smelt_engine::conform::{ConformedSource, Sensitive};
 use smelt_engine::contract::{Contract, hidden};
@@ -30,9 +31,10 @@ use smelt_engine::{Error, Result, error::Complaint};
 
 use crate::bound::{BoundTable, Input, MaxRejected, Mode};
 use crate::progress::Progress;
-use crate::report::{Status, TableReport};
+use crate::report::{ChangeReport, Status, TableReport};
 use crate::units;
 
+use super::change;
 use super::conflict::{self, Conflict};
 use super::context::RunContext;
 use super::input::{self, Taken};
@@ -160,15 +162,9 @@ async fn try_load(
             (tally(steps::sql::plan_query(&session, sql, &["sql"]).await?, "input"), rebuild, sensitive)
         }
     };
-    let spec = LoadSpec {
-        steps: &table.steps,
-        checks: &table.checks,
-        partition_by: &table.partition_by,
-        sensitive: &sensitive,
-        provenance: table.provenance,
-    };
     let scope = Scope { session: &session, keys: &cx.bound.keys, now: cx.now, step: 0, route: None };
-    let assembled = assemble(plan, &spec, &scope).await?;
+    let mut assembled = assemble(plan, &spec(table, &sensitive), &scope).await?;
+    let shape = change::shape(table, &mut assembled, base.as_ref().filter(|_| !rebuild))?;
     let schema = reconcile(&base, &assembled, rebuild, ledger)?;
 
     let now = cx.now.timestamp_millis();
@@ -179,6 +175,20 @@ async fn try_load(
     ledger.set_sink(Arc::clone(&sink) as _);
     ledger.set_batch(cx.batch.0.clone());
     ledger.set_table(table.name.to_string());
+    let changing = match shape {
+        Some(shape) => Some(change::Changing::new(table, cx, &session, base.as_ref().filter(|_| !rebuild), shape, Arc::clone(&schema))?),
+        None => None,
+    };
+    if let (true, Some(changing)) = (cx.dry_run, &changing) {
+        let outcome = changing.preview(&assembled, &scope).await;
+        sink.abort().await;
+        let (read, change) = outcome?;
+        report.written = read;
+        report.change = Some(change);
+        closes(table, ledger, read)?;
+        verdict(table, ledger, rows_read(table, ledger))?;
+        return Ok(Loaded::Done(Status::DryRun));
+    }
     if cx.dry_run {
         drain(&session, assembled.plan, ledger).await?;
         sink.abort().await;
@@ -191,19 +201,25 @@ async fn try_load(
         return Ok(Loaded::Done(Status::DryRun));
     }
 
-    let written = execute(table, cx, &session, &base, &assembled).await;
+    let written = match &changing {
+        Some(changing) => changing.execute(&assembled, &scope).await,
+        None => match execute(table, cx, &session, &base, &assembled).await {
+            Ok(files) => Written::appended(table, &base, rebuild, files, &assembled).await,
+            Err(e) => Err(e),
+        },
+    };
     let judged = match written {
-        Ok(files) => match judge(table, ledger, &session, &assembled, &files).await {
-            Ok(()) => Ok(files),
+        Ok(written) => match judge(table, ledger, &session, &written).await {
+            Ok(()) => Ok(written),
             Err(e) => {
-                discard(&table.location, &files).await;
+                written.discard(table).await;
                 Err(e)
             }
         },
         Err(e) => Err(e),
     };
-    let files = match judged {
-        Ok(files) => files,
+    let written = match judged {
+        Ok(written) => written,
         Err(e) => {
             sink.abort().await;
             return Err(e);
@@ -214,10 +230,10 @@ async fn try_load(
     checkpoint.advance(&cx.batch, rejected.clone());
     checkpoint.upstream = upstream;
     checkpoint.definition = table.definition.clone();
-    let (remove, reads) = removal(table, &base, rebuild, &files);
+    checkpoint.state.clone_from(&written.state);
     let change = Change {
-        remove,
-        reads,
+        remove: written.remove.clone(),
+        reads: written.reads.clone(),
         batch: cx.batch.clone(),
         checkpoint: checkpoint.clone(),
         schema,
@@ -225,11 +241,12 @@ async fn try_load(
         descriptions: table.descriptions.clone(),
         operation: table.mode.name().into(),
         now,
-        add: files.clone(),
+        add: written.files.clone(),
     };
-    report.written = files.iter().map(|f| f.rows).sum();
-    report.files = files.len() as u64;
-    report.bytes = files.iter().map(|f| f.bytes).sum();
+    report.written = written.rows;
+    report.files = written.files.len() as u64;
+    report.bytes = written.files.iter().map(|f| f.bytes).sum();
+    report.change.clone_from(&written.change);
     cx.forget(&table.name);
     match table.format.commit(&base, change).await? {
         Commit::Published { version } => report.version = Some(version),
@@ -238,13 +255,79 @@ async fn try_load(
             return Ok(Loaded::Done(Status::UpToDate));
         }
         Commit::Conflict { with, batch } => {
-            discard(&table.location, &files).await;
+            written.discard(table).await;
             discard(&table.quarantine_location, &rejected).await;
             return Ok(Loaded::Conflict(Conflict { version: with, batch }));
         }
     }
     settle_quarantine(table, &checkpoint.quarantine, cx).await?;
     Ok(Loaded::Done(Status::Published))
+}
+
+/// What a load wrote, and what it means for the table.
+#[derive(Debug)]
+pub struct Written {
+    pub files: Vec<DataFile>,
+    pub remove: Remove,
+    pub reads: Reads,
+    /// Rows of the load that are in the table now, or were taken into account.
+    pub rows: u64,
+    /// Rows of the load, for expectations over all of them.
+    pub batch: Arc<dyn TableProvider>,
+    /// What the table remembers beside its rows.
+    pub state: Option<ChangeState>,
+    pub remembered: Vec<DataFile>,
+    pub change: Option<ChangeReport>,
+}
+
+impl Written {
+    /// Of modes whose rows are those of the load.
+    async fn appended(
+        table: &BoundTable,
+        base: &Option<Snapshot>,
+        rebuild: bool,
+        files: Vec<DataFile>,
+        assembled: &Assembled,
+    ) -> Result<Self> {
+        let snapshot = Snapshot {
+            version: 0,
+            schema: Arc::clone(&assembled.schema),
+            partition_columns: assembled.partition_columns.clone(),
+            files: Arc::new(files.clone()),
+            checkpoint: Checkpoint::default(),
+            state: Arc::new(()),
+        };
+        let (remove, reads) = removal(table, base, rebuild, &files);
+        Ok(Written {
+            remove,
+            reads,
+            rows: files.iter().map(|f| f.rows).sum(),
+            batch: table.format.provider(&snapshot).await?,
+            files,
+            state: None,
+            remembered: vec![],
+            change: None,
+        })
+    }
+
+    async fn discard(&self, table: &BoundTable) {
+        discard(&table.location, &self.files).await;
+        discard(&table.location, &self.remembered).await;
+    }
+}
+
+/// What a table does to its rows before they are written.
+pub fn spec<'a>(table: &'a BoundTable, sensitive: &'a Sensitive) -> LoadSpec<'a> {
+    // rows that change rows keep their place until it is known that they can be judged, and are partitioned afterwards
+    let changes = table.mode.change().is_some();
+    LoadSpec {
+        steps: &table.steps,
+        checks: &table.checks,
+        partition_by: if changes { &[] } else { &table.partition_by },
+        sensitive,
+        provenance: table.provenance,
+        hidden: if changes { &[hidden::FILE, hidden::LINE, hidden::ABSENT] } else { &[] },
+    }
 }
 
 /// The plan of a source's rows under the table's contract.
@@ -390,10 +473,10 @@ fn rows_read(table: &BoundTable, ledger: &Ledger) -> u64 {
 }
 
 /// Whether what was written may be published: the sum closes, limits hold, nothing that must not fail has failed.
-async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, assembled: &Assembled, files: &[DataFile]) -> Result<()> {
-    closes(table, ledger, files.iter().map(|f| f.rows).sum())?;
+async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, written: &Written) -> Result<()> {
+    closes(table, ledger, written.rows)?;
     verdict(table, ledger, rows_read(table, ledger))?;
-    expectations(table, ledger, session, assembled, files).await
+    expectations(table, ledger, session, written).await
 }
 
 /// Law 2: every row that was read is accounted for.
@@ -459,27 +542,12 @@ fn verdict(table: &BoundTable, ledger: &Ledger, read: u64) -> Result<()> {
 }
 
 /// Expectations over the whole batch, asked of the files that are about to be published.
-async fn expectations(
-    table: &BoundTable,
-    ledger: &Ledger,
-    session: &SessionContext,
-    assembled: &Assembled,
-    files: &[DataFile],
-) -> Result<()> {
+async fn expectations(table: &BoundTable, ledger: &Ledger, session: &SessionContext, written: &Written) -> Result<()> {
     let expectations = checks::batch_expectations(&table.checks);
     if expectations.is_empty() {
         return Ok(());
     }
-    let snapshot = Snapshot {
-        version: 0,
-        schema: Arc::clone(&assembled.schema),
-        partition_columns: assembled.partition_columns.clone(),
-        files: Arc::new(files.to_vec()),
-        checkpoint: Checkpoint::default(),
-        state: Arc::new(()),
-    };
-    let provider = table.format.provider(&snapshot).await?;
-    session.register_table("batch", provider)?;
+    session.register_table("batch", Arc::clone(&written.batch))?;
     for (_, sql, on_fail) in expectations {
         let rows = session.sql(&format!("select ({sql}) is not false from batch")).await?.collect().await?;
         let holds = rows.first().is_some_and(|b| {
@@ -506,8 +574,8 @@ fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[
     if rebuild || table.mode == Mode::Replace {
         return (if base.is_some() { Remove::Everything } else { Remove::Nothing }, Reads::Everything);
     }
-    match table.mode {
-        Mode::Append | Mode::Replace => (Remove::Nothing, Reads::Nothing),
+    match &table.mode {
+        Mode::Append | Mode::Replace | Mode::Change(_) => (Remove::Nothing, Reads::Nothing),
         Mode::ReplacePartitions => {
             let touched: BTreeSet<Partition> = files.iter().map(|f| f.partition.clone()).collect();
             let remove = match base {

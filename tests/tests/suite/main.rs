@@ -3,8 +3,12 @@
 mod bad_input;
 mod cases;
 mod concurrent;
+mod change_faults;
+mod extracts;
 mod faults;
+mod histories;
 mod leaks;
 mod olist;
+mod property;
 mod readers;
 mod schema;
