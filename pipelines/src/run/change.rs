@@ -134,7 +134,7 @@ impl<'a> Changing<'a> {
             rows: self.judged(prepared.events(), &counts, prepared.truncates()),
             batch: prepared.batch()?,
             remove: if self.replaces { Remove::Everything } else { Remove::Files(applied.remove) },
-            reads: Reads::Everything,
+            reads: if self.replaces { Reads::Everything } else { self.job.reads(&prepared)? },
             files: applied.add,
             state: Some(ChangeState { identity: self.mode.identity(), ..applied.state }),
             remembered: applied.remembered,

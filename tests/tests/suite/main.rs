@@ -2,8 +2,8 @@
 
 mod bad_input;
 mod cases;
-mod concurrent;
 mod change_faults;
+mod concurrent;
 mod extracts;
 mod faults;
 mod histories;
