@@ -11,6 +11,7 @@ pub mod conform;
 pub mod contract;
 pub mod dedup;
 pub mod error;
+pub mod evolve;
 pub mod keys;
 pub mod ledger;
 pub mod load;

@@ -107,8 +107,13 @@ fn merge(base: &Checkpoint, ours: &Checkpoint, theirs: &Checkpoint) -> Result<Ch
         (Some(base), Some(ours), Some(theirs)) => Some(ChangeState::merged(base, ours, theirs).ok_or(Clash::Remembered)?),
         _ => return Err(Clash::Remembered),
     };
+    // Both moved on only where both made the table, with the same columns: then theirs did.
+    let mut schemas = latest(&base.schemas, &theirs.schemas, &ours.schemas);
+    let unpublished = schemas.iter_mut().filter(|change| change.sequence == ours.sequence && !theirs.batches.contains(&change.batch));
+    unpublished.for_each(|change| change.sequence = theirs.sequence + 1);
     Ok(Checkpoint {
         state,
+        schemas,
         sequence: theirs.sequence + 1,
         batches: carried(&base.batches, &ours.batches, &theirs.batches, |b| b),
         files,

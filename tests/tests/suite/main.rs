@@ -4,6 +4,7 @@ mod bad_input;
 mod cases;
 mod change_faults;
 mod concurrent;
+mod evolve;
 mod extracts;
 mod faults;
 mod histories;
