@@ -25,6 +25,8 @@ pub(super) enum Clash {
     Removed(String),
     /// Both consumed this input file.
     Consumed(String),
+    /// What the table remembers beside its rows is not what the change was judged by.
+    Remembered,
 }
 
 impl fmt::Display for Clash {
@@ -36,6 +38,7 @@ impl fmt::Display for Clash {
             Clash::Partition(file) => write!(f, "{file} was added to or removed from a partition that was read"),
             Clash::Removed(file) => write!(f, "{file}, which would be removed, is gone"),
             Clash::Consumed(input) => write!(f, "the input file {input} was taken in"),
+            Clash::Remembered => f.write_str("what the table remembers beside its rows changed"),
         }
     }
 }
@@ -76,6 +79,10 @@ pub(super) fn rebase(
             if let Some(file) = moved.find(|f| read.contains(&f.partition)) {
                 return Err(Clash::Partition(file.path.clone()));
             }
+            // an event that is only remembered touches no file of its partition
+            if now.checkpoint.state != before.state {
+                return Err(Clash::Remembered);
+            }
         }
         (Reads::Files | Reads::Nothing, _) => {}
     }
@@ -93,15 +100,20 @@ fn merge(base: &Checkpoint, ours: &Checkpoint, theirs: &Checkpoint) -> Result<Ch
     }
     let files = consumed(&base.files, &ours.files, &theirs.files)?;
     let state = match (&base.state, &ours.state, &theirs.state) {
+        // rows that nothing is remembered of, beside rows that something is: the other is of another mode
+        (_, ours, theirs) if ours.is_some() != theirs.is_some() => return Err(Clash::Remembered),
         (base, ours, theirs) if theirs == base => ours.clone(),
         (base, ours, theirs) if ours == base => theirs.clone(),
-        (Some(base), Some(ours), Some(theirs)) => Some(ChangeState::merged(base, ours, theirs).ok_or(Clash::Content)?),
-        _ => return Err(Clash::Content),
+        (Some(base), Some(ours), Some(theirs)) => Some(ChangeState::merged(base, ours, theirs).ok_or(Clash::Remembered)?),
+        _ => return Err(Clash::Remembered),
     };
+    // Both moved on only where both made the table, with the same columns: then theirs did.
+    let mut schemas = latest(&base.schemas, &theirs.schemas, &ours.schemas);
+    let unpublished = schemas.iter_mut().filter(|change| change.sequence == ours.sequence && !theirs.batches.contains(&change.batch));
+    unpublished.for_each(|change| change.sequence = theirs.sequence + 1);
     Ok(Checkpoint {
         state,
-        // a change of the columns conflicts with any other
-        schemas: latest(&base.schemas, &ours.schemas, &theirs.schemas),
+        schemas,
         sequence: theirs.sequence + 1,
         batches: carried(&base.batches, &ours.batches, &theirs.batches, |b| b),
         files,
@@ -343,6 +355,29 @@ mod tests {
         // one that carries all of its base's along, as a compaction does
         ours.quarantine = base.quarantine.clone();
         assert_eq!(merge(&base, &ours, &theirs).unwrap().quarantine, theirs.quarantine);
+    }
+
+    /// A deleted key leaves no file in its partition, and a row of it would come back.
+    #[test]
+    fn a_change_of_some_partitions_conflicts_where_something_is_remembered_anew() {
+        let with = |batches: &[&str], memory: &str| Checkpoint {
+            state: Some(ChangeState { identity: memory.into(), ..ChangeState::default() }),
+            ..taken(batches)
+        };
+        let base = table(3, &["sp/1", "rj/1"], with(&["a"], "m"));
+        let ours = change(partitions(&["sp"]), gone("sp/1"), with(&["a", "ours"], "m"));
+        let outcome =
+            |memory: &str| rebase(Some(&base), &table(4, &["sp/1", "rj/2"], with(&["a", "b"], memory)), &ours, &ours.checkpoint, true);
+        assert!(outcome("m").is_ok());
+        assert_eq!(outcome("n"), Err(Clash::Remembered));
+        // what rewrites files and no rows does not mind
+        let compaction = change(Reads::Files, gone("sp/1"), with(&["a", "ours"], "m"));
+        let now = table(4, &["sp/1", "rj/2"], with(&["a", "b"], "n"));
+        let merged = rebase(Some(&base), &now, &compaction, &compaction.checkpoint, true);
+        assert_eq!(merged.map(|c| c.state), Ok(now.checkpoint.state.clone()));
+        // and rows of which nothing is remembered do not go beside some of which something is
+        let append = change(Reads::Nothing, Remove::Nothing, taken(&["ours"]));
+        assert_eq!(rebase(None, &now, &append, &append.checkpoint, true), Err(Clash::Remembered));
     }
 
     #[test]

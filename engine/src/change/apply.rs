@@ -187,6 +187,11 @@ impl Prepared {
         self.spool.truncating
     }
 
+    /// The distinct values of a key column, sorted; `None` where they are too many or unknown.
+    pub(super) fn key_values(&self, index: usize) -> Result<Option<ArrayRef>> {
+        if self.keys.all { Ok(None) } else { self.spool.sorted(index) }
+    }
+
     /// The rows of the load, as the change takes them in.
     pub fn batch(&self) -> Result<Arc<dyn datafusion::catalog::TableProvider>> {
         self.spool.provider()

@@ -17,6 +17,7 @@ mod group;
 mod hash;
 mod keyset;
 mod plan;
+mod reads;
 mod resolve;
 mod row_hash;
 mod spool;

@@ -133,7 +133,10 @@ impl<'a> Changing<'a> {
         Ok(Written {
             rows: self.judged(prepared.events(), &counts, prepared.truncates()),
             batch: prepared.batch()?,
-            removes: Some((if self.replaces { Remove::Everything } else { Remove::Files(applied.remove) }, Reads::Everything)),
+            removes: Some(match self.replaces {
+                true => (Remove::Everything, Reads::Everything),
+                false => (Remove::Files(applied.remove), self.job.reads(&prepared)?),
+            }),
             files: applied.add,
             state: Some(ChangeState { identity: self.mode.identity(), ..applied.state }),
             remembered: applied.remembered,

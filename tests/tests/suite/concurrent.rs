@@ -100,10 +100,10 @@ fn input(folder: &Path, name: &str, lines: impl IntoIterator<Item = String>) {
     fs::write(folder.join("data").join(name), lines.join("\n") + "\n").unwrap();
 }
 
-/// (a) Each has its own files and takes them in, in three rounds.
+/// (a) Each has its own files and takes them in, in two rounds.
 #[test]
 fn appends_of_many_processes_never_conflict() {
-    const ROUNDS: usize = 3;
+    const ROUNDS: usize = 2;
     let columns =
         "    columns:\n      id: {type: int64, required: true}\n      city: {type: string}\n    partition_by: [city]\n    write: append\n";
     for place in places("appends") {
@@ -295,6 +295,57 @@ fn merges_of_the_same_keys_keep_the_latest_of_each() {
             assert_eq!(rows, expected, "{} {format}", place.name);
             let idle = place.run(&place.folder.path().join(format!("{format}-0")));
             assert!(idle.contains("Nothing new"), "{idle}");
+        }
+    }
+}
+
+/// Each changes the keys of its own partition, and some of them away, which the table remembers for all partitions together.
+#[test]
+fn merges_into_different_partitions_lose_nothing() {
+    let rest = r#"    columns:
+      city: {type: string, required: true}
+      id: {type: int64, required: true}
+      seq: {type: int64, required: true}
+      op: {type: string}
+    partition_by: [city]
+    write:
+      merge:
+        keys: [city, id]
+        sequence_by: seq
+        deletes: "op = 'D'"
+        except: [op]
+"#;
+    for place in places("cities") {
+        for format in FORMATS {
+            let table = format!("silver.{format}");
+            let rest = format!("{rest}    format: {format}\n");
+            let write = |folder: &Path, name: &str, city: usize, rows: &[(usize, usize, &str)]| {
+                let rows = rows.iter().map(|(id, seq, op)| format!("c{city},{id},{seq},{op}"));
+                input(folder, name, ["city,id,seq,op".to_owned()].into_iter().chain(rows));
+            };
+            let seed = place.pipeline(&format!("{format}-seed"), &table, &rest);
+            write(&seed, "seed.csv", WRITERS, &[(0, 1, "I")]);
+            place.run(&seed);
+            at_once(WRITERS, |w| {
+                let folder = place.pipeline(&format!("{format}-{w}"), &table, &rest);
+                let mut rows: Vec<_> = (0..20).map(|id| (id, 5, "I")).collect();
+                // odd ones change keys away: one that is there, and one that only arrives later
+                if w % 2 == 1 {
+                    rows.extend([(3, 6, "D"), (30, 6, "D")]);
+                }
+                write(&folder, &format!("w{w}.csv"), w, &rows);
+                place.run(&folder);
+            });
+            // older than what was deleted, and so without effect where it was
+            at_once(WRITERS, |w| {
+                let folder = place.folder.path().join(format!("{format}-{w}"));
+                write(&folder, &format!("late-{w}.csv"), w, &[(3, 4, "I"), (30, 4, "I")]);
+                place.run(&folder);
+            });
+            let rows = place.query(&format!("select city, count(*), count(distinct id) from {table} group by city order by city"));
+            let expected: Vec<String> =
+                (0..WRITERS).map(|w| if w % 2 == 1 { (w, 19) } else { (w, 21) }).map(|(w, n)| format!("c{w},{n},{n}")).collect();
+            assert_eq!(rows, [expected, vec![format!("c{WRITERS},1,1")]].concat(), "{} {format}", place.name);
         }
     }
 }
