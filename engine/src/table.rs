@@ -11,6 +11,8 @@ use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use serde::{Deserialize, Serialize};
 
+use crate::batches::Batches;
+use crate::consumed::Consumed;
 use crate::error::Result;
 
 /// `layer.name`, e.g. `silver.orders`. Both parts are lower-case identifiers.
@@ -55,10 +57,10 @@ pub struct Checkpoint {
     /// Counts commits by Smelt to this table, from 1.
     pub sequence: u64,
     /// All batches that were published, the newest last.
-    pub batches: Vec<BatchId>,
-    /// Input files consumed, by source name and path.
+    pub batches: Batches,
+    /// Input files consumed, whatever the source was called.
     #[serde(default)]
-    pub files: BTreeMap<String, BTreeMap<String, FileMark>>,
+    pub files: Consumed,
     /// For tables made by SQL: the version of each table that was read.
     #[serde(default)]
     pub upstream: BTreeMap<String, u64>,

@@ -82,7 +82,7 @@ impl DeltaFormat {
     }
 
     /// After the commit: failing costs time or space, never rows.
-    async fn tend(&self, base: Option<&Snapshot>, version: u64, sequence: u64) {
+    async fn tend(&self, base: Option<&Snapshot>, version: u64, newest: &Checkpoint) {
         let last = base.and_then(|s| state(s).ok()?.log_checkpoint).unwrap_or_default();
         if version < last + LOG_CHECKPOINT {
             return;
@@ -90,7 +90,7 @@ impl DeltaFormat {
         if let Err(e) = self.log_checkpoint().await {
             tracing::warn!("{}: the log checkpoint of version {version} failed, the next one will do: {e}", self.table());
         }
-        if let Err(e) = checkpoint::prune(&self.location, sequence).await {
+        if let Err(e) = checkpoint::prune(&self.location, newest).await {
             tracing::warn!("{}: old checkpoints could not be removed: {e}", self.table());
         }
     }
@@ -140,7 +140,7 @@ impl TableFormat for DeltaFormat {
         checkpoint::write(&self.location, &change.checkpoint, id).await?;
         let outcome = publish(self, base, &change, id).await?;
         if let Commit::Published { version } = outcome {
-            self.tend(base.as_ref(), version, change.checkpoint.sequence).await;
+            self.tend(base.as_ref(), version, &change.checkpoint).await;
         }
         Ok(outcome)
     }
@@ -352,7 +352,7 @@ mod tests {
         suite::append(&format, 1).await;
         let folder = place.location.path("_smelt/checkpoints").unwrap();
         let listing = place.location.store.list_with_delimiter(Some(&folder)).await.unwrap();
-        let newer = zstd::bulk::compress(br#"{"format":2,"checkpoint":{"anything":1}}"#, 1).unwrap();
+        let newer = zstd::bulk::compress(br#"{"format":99,"checkpoint":{"anything":1}}"#, 1).unwrap();
         place.location.store.put(&listing.objects[0].location, newer.into()).await.unwrap();
         let e = format.snapshot().await.unwrap_err();
         assert!(e.to_string().contains("newer Smelt"), "{e}");

@@ -235,7 +235,7 @@ impl TableFormat for ParquetFormat {
             apply(&mut files, change.add, &gone);
             self.point(version, &files, !change.partition_columns.is_empty(), touched.as_ref()).await;
             if version.is_multiple_of(FULL_EVERY)
-                && let Err(e) = checkpoint::prune(&self.location, change.checkpoint.sequence).await
+                && let Err(e) = checkpoint::prune(&self.location, &change.checkpoint).await
             {
                 tracing::warn!("{}: old checkpoints could not be removed: {e}", self.table());
             }

@@ -34,6 +34,7 @@ use crate::units;
 
 use super::context::RunContext;
 use super::input::{self, Taken};
+use super::retract;
 
 /// Loads one table and says how it went; never panics, never leaves half a table.
 pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> TableReport {
@@ -105,15 +106,15 @@ async fn try_load(
     }
     let mut checkpoint = base.as_ref().map(|b| b.checkpoint.clone()).unwrap_or_default();
 
+    let mut changed = vec![];
     let (plan, rebuild, sensitive) = match &table.input {
         Input::Source(source) => {
             let Some(taken) = input::take(table, source, &base, &upstream, cx, ledger).await? else { return Ok(Status::UpToDate) };
             report.files_read = taken.files.len() as u64;
             progress.start(&report.table, Arc::clone(ledger), taken.bytes());
             let (plan, sensitive) = source_plan(table, source, &taken, &base, cx).await?;
-            // a table has one source, whatever its name was
-            checkpoint.files.clear();
-            checkpoint.files.insert(source.clone(), taken.consumed);
+            taken.record(&mut checkpoint.files);
+            changed = taken.changed;
             (plan, taken.rebuild, sensitive)
         }
         Input::Sql(sql) => {
@@ -165,8 +166,8 @@ async fn try_load(
 
     let written = execute(table, cx, &session, &base, &assembled).await;
     let judged = match written {
-        Ok(files) => match judge(table, ledger, &session, &assembled, &files).await {
-            Ok(()) => Ok(files),
+        Ok(files) => match judged(table, cx, ledger, &session, &assembled, &files, &base, rebuild, &changed).await {
+            Ok(rest) => Ok((files, rest)),
             Err(e) => {
                 discard(table, &files).await;
                 Err(e)
@@ -174,8 +175,8 @@ async fn try_load(
         },
         Err(e) => Err(e),
     };
-    let files = match judged {
-        Ok(files) => files,
+    let (files, (remove, rewritten)) = match judged {
+        Ok(judged) => judged,
         Err(e) => {
             sink.abort().await;
             return Err(e);
@@ -189,7 +190,7 @@ async fn try_load(
     checkpoint.definition = table.definition.clone();
     checkpoint.quarantine = rejected;
     let change = Change {
-        remove: removal(table, &base, rebuild, &files),
+        remove,
         batch: cx.batch.clone(),
         checkpoint: checkpoint.clone(),
         schema,
@@ -197,7 +198,7 @@ async fn try_load(
         descriptions: table.descriptions.clone(),
         operation: table.mode.name().into(),
         now,
-        add: files.clone(),
+        add: files.iter().chain(&rewritten).cloned().collect(),
     };
     report.written = files.iter().map(|f| f.rows).sum();
     report.files = files.len() as u64;
@@ -211,6 +212,7 @@ async fn try_load(
         }
         Commit::Conflict { with } => {
             discard(table, &files).await;
+            discard(table, &rewritten).await;
             return Err(Error::retry(
                 format!("another writer published version {with} of {} first", table.name),
                 "run again: it builds on the new version",
@@ -370,6 +372,28 @@ async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, as
     expectations(table, ledger, session, assembled, files).await
 }
 
+/// Judges the batch, and takes the rows of changed files out of the table: what the commit removes, and the files that it adds beside
+/// those of the batch.
+#[allow(clippy::too_many_arguments)] // the whole of a load, once
+async fn judged(
+    table: &BoundTable,
+    cx: &RunContext,
+    ledger: &Ledger,
+    session: &SessionContext,
+    assembled: &Assembled,
+    files: &[DataFile],
+    base: &Option<Snapshot>,
+    rebuild: bool,
+    changed: &[String],
+) -> Result<(Remove, Vec<DataFile>)> {
+    judge(table, ledger, session, assembled, files).await?;
+    let remove = removal(table, base, rebuild, files);
+    match base {
+        Some(base) if !changed.is_empty() => retract::retract(table, cx, base, changed, remove, ledger).await,
+        _ => Ok((remove, vec![])),
+    }
+}
+
 /// Law 2: every row that was read is accounted for.
 fn closes(table: &BoundTable, ledger: &Ledger, written: u64) -> Result<()> {
     let read = rows_read(table, ledger);
@@ -490,7 +514,7 @@ fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[
 }
 
 /// Deletes files that no version will name. Failing at it leaves garbage, not wrong data.
-async fn discard(table: &BoundTable, files: &[DataFile]) {
+pub(super) async fn discard(table: &BoundTable, files: &[DataFile]) {
     for file in files {
         let path = object_store::path::Path::parse(format!("{}/{}", table.location.prefix, file.path));
         if let Ok(path) = path
