@@ -214,6 +214,27 @@ impl Consumed {
         self.segments.iter().any(|s| s.name == name) || self.retired.get(name).is_some_and(|at| *at >= since)
     }
 
+    /// This list, which a load made from `base`, on top of `theirs`, which another load made from it and published first: both loads'
+    /// files. `None` where they do not go together: both took one file, or one of them forgot what was taken in. What
+    /// `base` and `theirs` know of the [`added`](Self::added) files must have been fetched. Neither list has to be settled, `self` must not be.
+    pub fn rebased(&self, base: &Consumed, theirs: &Consumed) -> Result<Option<Consumed>> {
+        let Some(added) = self.added(base) else { return Ok(None) };
+        for (path, _) in &added {
+            if theirs.get(path)? != base.get(path)? {
+                return Ok(None);
+            }
+        }
+        // what a rebuilt list names is new: nothing of `base` is in it
+        if let Some(segment) = base.segments.iter().find(|s| !theirs.segments.contains(s))
+            && !theirs.retired.contains_key(&segment.name)
+        {
+            return Ok(None);
+        }
+        let mut both = theirs.clone();
+        both.recent.extend(added);
+        Ok(Some(both))
+    }
+
     /// What this list has more than `base`, from which it was made by `insert` and `remove` alone; `None` where more was done to it.
     /// Before it is settled, these are the files of one load.
     pub fn added(&self, base: &Consumed) -> Option<Vec<(String, Digest)>> {
@@ -222,12 +243,6 @@ impl Consumed {
         }
         let news = self.recent.iter().filter(|(path, digest)| base.recent.get(*path) != Some(digest));
         Some(news.map(|(path, digest)| (path.clone(), *digest)).collect())
-    }
-
-    /// Takes what [`added`](Self::added) gave for another list. With `ours.added(base)` put into the list of a commit that came in between,
-    /// both commits' files are in it. Whether both may take the same file is for the caller to say.
-    pub fn absorb(&mut self, added: Vec<(String, Digest)>) {
-        self.recent.extend(added);
     }
 
     /// Whether a commit has to write segments; then those in `merging` must be fetched before [`settle`](Self::settle).
@@ -298,7 +313,8 @@ type Boxed<'a> = Box<dyn Iterator<Item = (String, Digest)> + 'a>;
 fn merged<'a>(segments: &[Segment], recent: &'a BTreeMap<String, Digest>) -> Result<Boxed<'a>> {
     let mut all: Boxed<'a> = Box::new(std::iter::empty());
     for segment in segments {
-        all = Box::new(Merge { older: all.peekable(), newer: (Box::new(Entries::new(Arc::clone(segment.rows()?))) as Boxed<'a>).peekable() });
+        all =
+            Box::new(Merge { older: all.peekable(), newer: (Box::new(Entries::new(Arc::clone(segment.rows()?))) as Boxed<'a>).peekable() });
     }
     let head: Boxed<'a> = Box::new(recent.iter().map(|(path, digest)| (path.clone(), *digest)));
     Ok(Box::new(Merge { older: all.peekable(), newer: head.peekable() }))

@@ -292,9 +292,15 @@ fn bind_table(
     }
     if table.on_changed_file == Some(OnChangedFile::Reload) && !reads_tables {
         let cannot = if table.provenance == Some(false) && mode != Mode::Replace {
-            Some(("`reload` takes the rows of a changed file out of the table, and with `provenance: false` no row knows its file", "set `provenance: true`, or write `on_changed_file: fail` or `ignore`"))
+            Some((
+                "`reload` takes the rows of a changed file out of the table, and with `provenance: false` no row knows its file",
+                "set `provenance: true`, or write `on_changed_file: fail` or `ignore`",
+            ))
         } else if !reloads(mode) {
-            Some(("a table whose history is by sequence cannot reload a changed file", "put corrections into a new file with a later sequence, and write `on_changed_file: fail` or `ignore`"))
+            Some((
+                "a table whose history is by sequence cannot reload a changed file",
+                "put corrections into a new file with a later sequence, and write `on_changed_file: fail` or `ignore`",
+            ))
         } else {
             None
         };

@@ -49,7 +49,9 @@ fn point(text: &str, now: DateTime<Utc>) -> Result<(i64, i64), String> {
 mod tests {
     use super::*;
 
-    fn read(since: Option<&str>, until: Option<&str>) -> Result<(Option<String>, Option<String>), (&'static str, String)> {
+    type Shown = (Option<String>, Option<String>);
+
+    fn read(since: Option<&str>, until: Option<&str>) -> Result<Shown, (&'static str, String)> {
         let now = DateTime::parse_from_rfc3339("2024-05-10T06:00:00Z").unwrap().to_utc();
         let show = |ms: i64| DateTime::<Utc>::from_timestamp_millis(ms).unwrap().format("%Y-%m-%dT%H:%M").to_string();
         window(since, until, now).map(|w| (w.since.map(show), w.until.map(show)))

@@ -23,6 +23,16 @@ pub async fn load(table: &Location, files: &Consumed, prefixes: &[String]) -> Re
     get(table, files.missing(prefixes)).await
 }
 
+/// The list `ours`, made from `base`, on top of `theirs`, which was published in between: see [`Consumed::rebased`]. `None` where both
+/// loads took one file, or one of them forgot what was taken in.
+pub async fn rebase(table: &Location, base: &Consumed, ours: &Consumed, theirs: &Consumed) -> Result<Option<Consumed>> {
+    let Some(added) = ours.added(base) else { return Ok(None) };
+    let paths: Vec<String> = added.into_iter().map(|(path, _)| path).collect();
+    load(table, base, &paths).await?;
+    load(table, theirs, &paths).await?;
+    ours.rebased(base, theirs)
+}
+
 async fn get(table: &Location, segments: impl Iterator<Item = &Segment>) -> Result<()> {
     let fetches: Vec<_> = segments.map(|segment| one(table, segment)).collect();
     futures::stream::iter(fetches).buffer_unordered(FETCHES).try_collect::<Vec<()>>().await.map(|_| ())
@@ -117,6 +127,28 @@ mod tests {
             prune(table, &now.files, 40).await.unwrap();
             assert_eq!(segments(table).await, now.files.segments().count());
         }
+    }
+
+    #[tokio::test]
+    async fn loads_side_by_side_keep_both_lists() {
+        let place = suite::memory();
+        let table = &place.location;
+        let mark = FileMark { size: 1, modified: 1, etag: None };
+        let mut base = Checkpoint { sequence: 1, ..Checkpoint::default() };
+        (0..300).for_each(|i| base.files.insert(format!("old/{i:03}"), &mark));
+        checkpoint::write(table, &base, 1).await.unwrap();
+        let base = checkpoint::read(table, 1, 1).await.unwrap();
+        let mut theirs = Checkpoint { sequence: 2, ..base.clone() };
+        (0..300).for_each(|i| theirs.files.insert(format!("theirs/{i:03}"), &mark));
+        checkpoint::write(table, &theirs, 2).await.unwrap();
+        let theirs = checkpoint::read(table, 2, 2).await.unwrap();
+        let mut ours = base.files.clone();
+        (0..300).for_each(|i| ours.insert(format!("ours/{i:03}"), &mark));
+        let both = rebase(table, &base.files, &ours, &theirs.files).await.unwrap().unwrap();
+        load(table, &both, &[String::new()]).await.unwrap();
+        assert_eq!(both.paths().unwrap().count(), 900);
+        ours.insert("theirs/007", &mark);
+        assert_eq!(rebase(table, &base.files, &ours, &theirs.files).await.unwrap(), None);
     }
 
     #[tokio::test]

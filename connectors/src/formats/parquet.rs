@@ -335,7 +335,8 @@ fn removed(on: Option<&Snapshot>, change: &Change) -> Vec<String> {
 }
 
 fn inline(checkpoint: &Checkpoint) -> bool {
-    serde_json::to_vec(checkpoint).is_ok_and(|json| json.len() <= checkpoint::INLINE)
+    // a long list of files is not made into JSON to find out how long it is
+    checkpoint.files.len_hint() < 100 && serde_json::to_vec(checkpoint).is_ok_and(|json| json.len() <= checkpoint::INLINE)
 }
 
 fn state(snapshot: &Snapshot) -> Result<&State> {

@@ -46,8 +46,7 @@ enum Token {
 /// Letters of the fields and their digits.
 const FIELDS: [(char, usize); 6] = [('Y', 4), ('m', 2), ('d', 2), ('H', 2), ('M', 2), ('S', 2)];
 /// What the value of a hive key may look like.
-const VALUES: [&str; 9] =
-    ["%Y-%m-%d", "%Y%m%d", "%Y-%m-%dT%H", "%Y-%m-%d-%H", "%Y%m%d%H", "%Y-%m-%dT%H:%M:%S", "%Y-%m", "%Y%m", "%Y"];
+const VALUES: [&str; 9] = ["%Y-%m-%d", "%Y%m%d", "%Y-%m-%dT%H", "%Y-%m-%d-%H", "%Y%m%d%H", "%Y-%m-%dT%H:%M:%S", "%Y-%m", "%Y%m", "%Y"];
 
 impl Dated {
     /// Reads `dated`: a pattern, or the name of a hive key.

@@ -102,8 +102,9 @@ fn two_loads_side_by_side_are_put_together() {
     theirs.insert("c", &mark(3, None));
     let mut store = Store::new();
     settle(&mut theirs, 1, 2, &mut store);
-    let mut both = reopened(&theirs, &store);
-    both.absorb(ours.added(&base).unwrap());
+    let theirs = reopened(&theirs, &store);
+    let both = ours.rebased(&base, &theirs).unwrap().unwrap();
+    assert_eq!(ours.added(&base).unwrap().len(), 1);
     assert_eq!(both.paths().unwrap().collect::<Vec<_>>(), ["a", "b", "c"]);
     // a rebuilt list has no additions
     let mut rebuilt = base.clone();
@@ -111,6 +112,14 @@ fn two_loads_side_by_side_are_put_together() {
     rebuilt.insert("z", &mark(1, None));
     assert_eq!(rebuilt.added(&base), None);
     assert_eq!(rebuilt.added(&theirs), None);
+    assert_eq!(rebuilt.rebased(&base, &theirs).unwrap(), None);
+    // both took one file, or the same file changed
+    for (path, size) in [("c", 3), ("a", 2)] {
+        let (mut ours, mut theirs) = (base.clone(), theirs.clone());
+        ours.insert(path, &mark(size, None));
+        theirs.insert(path, &mark(size, None));
+        assert_eq!(ours.rebased(&base, &theirs).unwrap(), None, "{path}");
+    }
 }
 
 #[test]

@@ -33,7 +33,16 @@ pub struct RunContext {
 
 impl RunContext {
     pub fn new(bound: Arc<Bound>, resources: Resources, batch: BatchId, now: DateTime<Utc>) -> Self {
-        RunContext { bound, resources, batch, now, full_refresh: false, window: Window::default(), dry_run: false, snapshots: Mutex::default() }
+        RunContext {
+            bound,
+            resources,
+            batch,
+            now,
+            full_refresh: false,
+            window: Window::default(),
+            dry_run: false,
+            snapshots: Mutex::default(),
+        }
     }
 
     /// The version of a table that this run builds on and reads; loaded once, and anew after `forget`.

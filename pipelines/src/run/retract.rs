@@ -61,11 +61,15 @@ pub async fn retract(
     }
     let of_changed = ident(hidden::FILE).in_list(changed.iter().map(|path| lit(path.as_str())).collect(), false);
     let candidates: Vec<&DataFile> = left.into_iter().filter(|f| changed.iter().any(|path| may_hold(f, path))).collect();
-    let counts: Vec<(DataFile, u64)> = futures::stream::iter(candidates)
+    let counts: Vec<_> = candidates
+        .iter()
         .map(|file| {
-            let (session, of_changed) = (&session, of_changed.clone());
-            async move { Ok::<_, Error>((file.clone(), count(table, cx, base, session, vec![file.clone()], of_changed).await?)) }
+            let file: DataFile = (*file).clone();
+            let counted = count(table, cx, base, &session, vec![file.clone()], of_changed.clone());
+            async move { Ok::<_, Error>((file, counted.await?)) }
         })
+        .collect();
+    let counts: Vec<(DataFile, u64)> = futures::stream::iter(counts)
         .buffered(cx.resources.threads.max(1))
         .try_filter(|(_, rows)| futures::future::ready(*rows > 0))
         .try_collect()
@@ -146,7 +150,8 @@ mod tests {
     #[test]
     fn bounds_leave_out_files_that_cannot_hold_a_path() {
         let bounded = file(Some(r#"{"minValues": {"_file": "data/b"}, "maxValues": {"_file": "data/d"}, "nullCount": {"_file": 0}}"#));
-        let held: Vec<&str> = ["data/a", "data/b", "data/c.csv", "data/d", "data/e"].into_iter().filter(|p| may_hold(&bounded, p)).collect();
+        let held: Vec<&str> =
+            ["data/a", "data/b", "data/c.csv", "data/d", "data/e"].into_iter().filter(|p| may_hold(&bounded, p)).collect();
         assert_eq!(held, ["data/b", "data/c.csv", "data/d"]);
         assert!(may_hold(&file(None), "data/z") && may_hold(&file(Some("{}")), "data/z"), "nothing is known");
         assert_eq!((nulls(&bounded), nulls(&file(Some("{}")))), (Some(0), None));
