@@ -5,6 +5,7 @@
 //! `commit` then turns the finished files into one atomic publish.
 
 pub mod batches;
+pub mod change;
 pub mod checks;
 pub mod compact;
 pub mod conform;

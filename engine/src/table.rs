@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
@@ -67,6 +68,9 @@ pub struct Checkpoint {
     /// Hash of the part of the pipeline that decides this table's rows; a change rebuilds SQL tables.
     #[serde(default)]
     pub definition: String,
+    /// What a table of the change modes remembers beside its rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<crate::change::ChangeState>,
     /// Quarantine files of the last batch, so that a run that died between the two commits can finish the second.
     #[serde(default)]
     pub quarantine: Vec<DataFile>,
@@ -156,6 +160,8 @@ pub trait TableFormat: Debug + Send + Sync {
     async fn commit(&self, base: &Option<Snapshot>, change: Change) -> Result<Commit>;
     /// Reads one version.
     async fn provider(&self, snapshot: &Snapshot) -> Result<Arc<dyn TableProvider>>;
+    /// The least and the greatest value of a column in each file of the snapshot, in order; NULL where it is not known.
+    fn bounds(&self, snapshot: &Snapshot, column: &str) -> Result<(ArrayRef, ArrayRef)>;
     /// `delta` or `parquet`.
     fn name(&self) -> &'static str;
     /// A prefix below the table's root for the data files of a change to come ("" for the root itself).

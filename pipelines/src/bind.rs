@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use smelt_connectors::formats::{self, FormatKind};
 use smelt_connectors::secrets::resolve;
 use smelt_connectors::stores::{Location, Stores};
+use smelt_engine::change::{ChangeMode, Kind};
 use smelt_engine::contract::{Column, Contract};
 use smelt_engine::error::Complaint;
 use smelt_engine::keys::{Keys, Secret};
@@ -279,27 +280,42 @@ fn bind_table(
         );
     }
     let reads_tables = matches!(input, Input::Sql(_));
-    let mode = match table.write.unwrap_or(if reads_tables { WriteSpec::Replace } else { WriteSpec::Append }) {
-        WriteSpec::Append => Mode::Append,
-        WriteSpec::Replace => Mode::Replace,
-        WriteSpec::ReplacePartitions => Mode::ReplacePartitions,
+    let mode = match &table.write {
+        None if reads_tables => Mode::Replace,
+        None | Some(WriteSpec::Append) => Mode::Append,
+        Some(WriteSpec::Replace) => Mode::Replace,
+        Some(WriteSpec::ReplacePartitions) => Mode::ReplacePartitions,
+        Some(WriteSpec::Merge(merge)) => Mode::Change(Box::new(merge.into())),
+        Some(WriteSpec::Scd2(history)) => Mode::Change(Box::new(ChangeMode::history(history, Kind::Scd2))),
+        Some(WriteSpec::Bitemporal(history)) => Mode::Change(Box::new(ChangeMode::history(history, Kind::Bitemporal))),
+        Some(WriteSpec::Snapshot(snapshot)) => Mode::Change(Box::new(ChangeMode::snapshot(snapshot))),
     };
+    let changes = mode.change().is_some();
+    if changes && table.provenance == Some(true) {
+        complaints.push(
+            Complaint::at(
+                ["provenance"],
+                format!("a row of a table in the mode {} comes from many records, so it has no one place", mode.name()),
+            )
+            .help("remove `provenance`; rows that are refused keep their place in quarantine"),
+        );
+    }
     if mode == Mode::Append && matches!(input, Input::Sql(_)) {
         complaints.push(
             Complaint::at(["write"], "a table that reads tables cannot append: it gets all rows again whenever one of them changes")
-                .help("use `write: replace`, or `replace_partitions` with partition_by"),
+                .help("use `write: replace`, `replace_partitions` with partition_by, or `merge` by a key"),
         );
     }
     if table.on_changed_file == Some(OnChangedFile::Reload) && !reads_tables {
-        let cannot = if table.provenance == Some(false) && mode != Mode::Replace {
+        let cannot = if !reloads(&mode) {
             Some((
-                "`reload` takes the rows of a changed file out of the table, and with `provenance: false` no row knows its file",
-                "set `provenance: true`, or write `on_changed_file: fail` or `ignore`",
-            ))
-        } else if !reloads(mode) {
-            Some((
-                "a table whose history is by sequence cannot reload a changed file",
+                "a table whose order is its sequence cannot take back the rows of a changed file",
                 "put corrections into a new file with a later sequence, and write `on_changed_file: fail` or `ignore`",
+            ))
+        } else if table.provenance == Some(false) && mode != Mode::Replace {
+            Some((
+                "`reload` takes the rows of a changed file out of the table, and without `_file` no row knows its file",
+                "set `provenance: true`, or write `on_changed_file: fail` or `ignore`",
             ))
         } else {
             None
@@ -313,7 +329,12 @@ fn bind_table(
         return Err(Error::Pipeline(complaints));
     }
 
-    let contract = contract(table, pipeline);
+    let mut contract = contract(table, pipeline);
+    if let (Input::Source(source), Some(contract)) = (&input, &mut contract)
+        && let Some(source) = pipeline.sources.get(source)
+    {
+        source.feed_columns(contract)?;
+    }
     let kind = table.format.unwrap_or_default();
     let location = lake.join(&format!("{layer}/{short}"))?;
     let quarantine_location = lake.join(&format!("quarantine/{layer}_{short}"))?;
@@ -335,7 +356,7 @@ fn bind_table(
             partition_by: table.partition_by.iter().map(|p| p.value.clone()).collect(),
             target_file_size: table.optimize.and_then(|o| o.target_file_size).map_or(128 << 20, |s| s.0),
             max_rejected: table.max_rejected,
-            provenance: table.provenance.unwrap_or(true),
+            provenance: table.provenance.unwrap_or(true) && !changes,
             on_changed_file: table.on_changed_file.unwrap_or(OnChangedFile::Fail),
             descriptions,
         },
@@ -345,9 +366,10 @@ fn bind_table(
 
 /// Whether rows of a changed file can be taken out of a table of this mode: each of its rows came from one file, and nothing else
 /// was made of it.
-fn reloads(mode: Mode) -> bool {
+fn reloads(mode: &Mode) -> bool {
     match mode {
         Mode::Append | Mode::Replace | Mode::ReplacePartitions => true,
+        Mode::Change(_) => false,
     }
 }
 
@@ -367,7 +389,8 @@ fn contract(table: &Table, pipeline: &spec::Pipeline) -> Option<Contract> {
             tags: c.tags.clone(),
         })
         .collect();
-    (!columns.is_empty()).then_some(Contract { columns, on_new_column: rules.on_new_column, on_missing_column: rules.on_missing_column })
+    let (on_new_column, on_missing_column) = (rules.on_new_column, rules.on_missing_column);
+    (!columns.is_empty()).then_some(Contract { columns, on_new_column, on_missing_column, ..Contract::default() })
 }
 
 fn no_table(table: &str, names: &BTreeSet<String>) -> Complaint {

@@ -10,8 +10,9 @@ use object_store::path::Path;
 use smelt_connectors::formats::FormatKind;
 use smelt_connectors::sources::{Locate, SourceSpec};
 use smelt_connectors::stores::{Location, Stores};
+use smelt_engine::change::{ChangeMode, Kind};
 use smelt_engine::checks::Check;
-use smelt_engine::contract::Contract;
+use smelt_engine::contract::{Contract, OnMissingColumn};
 use smelt_engine::error::Complaint;
 use smelt_engine::keys::Keys;
 use smelt_engine::steps::Step;
@@ -61,16 +62,32 @@ pub enum Input {
 }
 
 /// What a load does to the rows that are in the table already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Mode {
     Append,
     Replace,
     ReplacePartitions,
+    /// By key and sequence: `merge`, `scd2`, `bitemporal`, `snapshot`.
+    Change(Box<ChangeMode>),
 }
 
 impl Mode {
-    pub fn name(self) -> &'static str {
+    /// The mode, where rows change rows.
+    pub fn change(&self) -> Option<&ChangeMode> {
         match self {
+            Mode::Change(mode) => Some(mode),
+            _ => None,
+        }
+    }
+
+    /// Whether rows must say which columns they were not given.
+    pub fn needs_absent(&self, contract: &Contract) -> bool {
+        self.change().is_some_and(|m| m.kind != Kind::Snapshot) && contract.on_missing_column == OnMissingColumn::Ignore
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Mode::Change(mode) => mode.name(),
             Mode::Append => "append",
             Mode::Replace => "replace",
             Mode::ReplacePartitions => "replace_partitions",

@@ -11,7 +11,7 @@ use datafusion::datasource::MemTable;
 use smelt_engine::conform::Sensitive;
 use smelt_engine::contract::{Contract, OnNewColumn, hidden};
 use smelt_engine::ledger::Ledger;
-use smelt_engine::load::{Assembled, LoadSpec, assemble};
+use smelt_engine::load::{Assembled, assemble};
 use smelt_engine::session::Resources;
 use smelt_engine::steps::{self, Scope};
 use smelt_engine::table::TableName;
@@ -81,7 +81,7 @@ async fn plan(
     let input = match &table.input {
         Input::Sql(sql) => steps::sql::plan_query(&session, sql, &["sql"]).await?,
         Input::Source(source) => {
-            let contract = match &table.contract {
+            let mut contract = match &table.contract {
                 Some(declared) => {
                     let mut contract = declared.clone();
                     // folders named key=value give columns; where nothing can be listed yet, there are none
@@ -106,18 +106,19 @@ async fn plan(
                         .help("declare `columns:`"),
                 ));
             }
+            contract.absent = table.mode.needs_absent(&contract);
             load::scan(empty(conformed_schema(&contract))?)?
         }
     };
-    let spec = LoadSpec {
-        steps: &table.steps,
-        checks: &table.checks,
-        partition_by: &table.partition_by,
-        sensitive: &Sensitive::default(),
-        provenance: table.provenance,
-    };
+    let sensitive = Sensitive::default();
+    let spec = load::spec(table, &sensitive);
     let scope = Scope { session: &session, keys: &bound.keys, now: options.now, step: 0, route: None };
-    let assembled = assemble(input, &spec, &scope).await?;
+    let mut assembled = assemble(input, &spec, &scope).await?;
+    if let Some(mode) = table.mode.change() {
+        let shape = smelt_engine::change::check(mode, assembled.plan.clone(), &assembled.schema, &table.partition_by, &scope)?;
+        assembled.schema = shape.schema;
+        assembled.partition_columns = shape.partition_columns;
+    }
     Ok((assembled, inferred))
 }
 
@@ -128,6 +129,9 @@ fn conformed_schema(contract: &Contract) -> SchemaRef {
     fields.push(Field::new(hidden::LINE, DataType::Int64, false));
     if contract.on_new_column == OnNewColumn::Rescue {
         fields.push(Field::new(hidden::RESCUED, DataType::Utf8View, true));
+    }
+    if contract.absent {
+        fields.push(Field::new(hidden::ABSENT, DataType::BinaryView, true));
     }
     Arc::new(Schema::new(fields))
 }

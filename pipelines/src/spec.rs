@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use smelt_connectors::formats::FormatKind;
 use smelt_connectors::sources::SourceSpec;
+use smelt_engine::change::{HistorySpec, MergeSpec, SnapshotSpec};
 use smelt_engine::checks::Check;
 use smelt_engine::contract::{OnMissingColumn, OnNewColumn};
 use smelt_engine::steps::Step;
@@ -32,10 +33,6 @@ pub(crate) const UNAVAILABLE: Unavailable<'static> = &[
     ("Optimize", "sort_by"),
     ("Optimize", "when_small_files"),
     ("OnTypeChange", "widen"),
-    ("WriteSpec", "merge"),
-    ("WriteSpec", "scd2"),
-    ("WriteSpec", "bitemporal"),
-    ("WriteSpec", "snapshot"),
     ("Mask", "encrypt"),
     ("Mask", "fpe"),
     ("Mask", "substitute"),
@@ -162,7 +159,8 @@ pub struct Table {
     /// What must hold for the rows after the steps.
     #[serde(default)]
     pub checks: Vec<Spanned<Check>>,
-    /// How the rows reach the table: `append` (the default with `from`), `replace` (the default with `sql`) or `replace_partitions`.
+    /// How the rows reach the table: `append` (the default with `from`), `replace` (the default with `sql`), `replace_partitions`, or as changes:
+    /// `merge`, `scd2`, `bitemporal`, `snapshot`.
     pub write: Option<WriteSpec>,
     /// `delta` (the default) or `parquet`.
     pub format: Option<FormatKind>,
@@ -173,7 +171,7 @@ pub struct Table {
     pub optimize: Option<Optimize>,
     /// How many rows may be rejected before the run fails and nothing is published: `1%` of the rows read, or `1000` rows. No limit when absent.
     pub max_rejected: Option<MaxRejected>,
-    /// Whether the table keeps `_file` and `_line`, the place each row came from. `true` when absent, for tables with `from`.
+    /// Whether the table keeps `_file` and `_line`, the place each row came from. `true` when absent, for tables with `from` that are not written as changes.
     pub provenance: Option<bool>,
     /// What to do about an input file that changed after it was loaded: `fail` (the default), `ignore` or `reload`.
     pub on_changed_file: Option<OnChangedFile>,
@@ -229,12 +227,16 @@ pub enum OnChangedFile {
 }
 
 /// How the rows of a run reach the table. `write: append` and `write: {append: {}}` are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WriteSpec {
     Append,
     Replace,
     ReplacePartitions,
+    Merge(MergeSpec),
+    Scd2(HistorySpec),
+    Bitemporal(HistorySpec),
+    Snapshot(SnapshotSpec),
 }
 
 /// How data files are laid out.
@@ -248,7 +250,7 @@ pub struct Optimize {
 impl Table {
     /// The write mode, or what holds when none is given: `append` for tables from a source, `replace` for SQL.
     pub fn write_mode(&self) -> WriteSpec {
-        self.write.unwrap_or(if self.sql.is_some() { WriteSpec::Replace } else { WriteSpec::Append })
+        self.write.clone().unwrap_or(if self.sql.is_some() { WriteSpec::Replace } else { WriteSpec::Append })
     }
 
     /// Takes from `defaults` what the table does not say itself.

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::catalog::TableProvider;
@@ -147,6 +148,10 @@ impl TableFormat for DeltaFormat {
 
     async fn provider(&self, snapshot: &Snapshot) -> Result<Arc<dyn TableProvider>> {
         Ok(Arc::new(scan::Files::new(self.location.clone(), snapshot)))
+    }
+
+    fn bounds(&self, snapshot: &Snapshot, column: &str) -> Result<(ArrayRef, ArrayRef)> {
+        Ok(scan::Files::new(self.location.clone(), snapshot).bounds(column)?)
     }
 
     fn name(&self) -> &'static str {

@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::catalog::TableProvider;
@@ -245,6 +246,10 @@ impl TableFormat for ParquetFormat {
 
     async fn provider(&self, snapshot: &Snapshot) -> Result<Arc<dyn TableProvider>> {
         Ok(Arc::new(scan::Files::new(self.location.clone(), snapshot)))
+    }
+
+    fn bounds(&self, snapshot: &Snapshot, column: &str) -> Result<(ArrayRef, ArrayRef)> {
+        Ok(scan::Files::new(self.location.clone(), snapshot).bounds(column)?)
     }
 
     fn name(&self) -> &'static str {

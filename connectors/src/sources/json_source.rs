@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use parking_lot::Mutex;
-use smelt_engine::contract::{Column, Contract, OnNewColumn};
+use smelt_engine::contract::{Column, Contract, OnMissingColumn, OnNewColumn};
 use smelt_engine::error::{Error, Result};
 use smelt_engine::ledger::Ledger;
 use smelt_engine::types::ContractType;
@@ -18,7 +18,7 @@ use super::bytes::{Fill, TextReader};
 use super::infer::infer_json;
 use super::json::{JsonColumn, JsonDecoder, JsonKind, JsonOptions, Layout, detect};
 use super::scan::{Records, text_table};
-use super::{JsonSpec, SourceFile, raw_schema};
+use super::{JsonSpec, MessageFeed, SourceFile, raw_schema};
 
 /// Bytes of each file that inference looks at, and the number of files.
 const SAMPLE: usize = 4 << 20;
@@ -41,12 +41,20 @@ pub(super) fn open(spec: &JsonSpec, files: Vec<SourceFile>, contract: &Contract,
     let shown = Arc::new(files.iter().map(|f| f.path.clone()).collect());
     let partitions = files.iter().map(|f| f.partitions.clone()).collect();
     let decoder = Arc::new(JsonDecoder::new(columns, options(spec, contract), shown, partitions)?);
-    let records = JsonRecords { decoder, on_new: contract.on_new_column, told: Arc::default(), ledger: Arc::default() };
+    let debezium = spec.feed == Some(MessageFeed::Debezium);
+    let records = JsonRecords { decoder, debezium, on_new: contract.on_new_column, told: Arc::default(), ledger: Arc::default() };
     Ok(text_table(Arc::new(files), raw_schema(contract), spec.compression, spec.encoding, Arc::new(records), threads))
 }
 
 fn options(spec: &JsonSpec, contract: &Contract) -> JsonOptions {
-    JsonOptions { flatten: spec.flatten, explode: spec.explode.clone(), rescue: contract.on_new_column == OnNewColumn::Rescue }
+    JsonOptions {
+        flatten: spec.flatten,
+        explode: spec.explode.clone(),
+        rescue: contract.on_new_column == OnNewColumn::Rescue,
+        debezium: spec.feed == Some(MessageFeed::Debezium),
+        absent: contract.absent,
+        lacking: contract.on_missing_column == OnMissingColumn::Ignore,
+    }
 }
 
 /// What the records of the files' starts look like.
@@ -99,6 +107,7 @@ pub(super) async fn new_columns(spec: &JsonSpec, files: &[SourceFile], contract:
 #[derive(Debug)]
 struct JsonRecords {
     decoder: Arc<JsonDecoder>,
+    debezium: bool,
     on_new: OnNewColumn,
     /// Keys that the report names already.
     told: Arc<Mutex<BTreeSet<String>>>,
@@ -116,6 +125,7 @@ impl Records for JsonRecords {
         Arc::new(Projected {
             decoder: Arc::clone(&self.decoder),
             projection: (!all).then(|| projection.to_vec()),
+            debezium: self.debezium,
             on_new: self.on_new,
             told: Arc::clone(&self.told),
             ledger: Arc::clone(&self.ledger),
@@ -126,6 +136,7 @@ impl Records for JsonRecords {
 struct Projected {
     decoder: Arc<JsonDecoder>,
     projection: Option<Vec<usize>>,
+    debezium: bool,
     on_new: OnNewColumn,
     told: Arc<Mutex<BTreeSet<String>>>,
     ledger: Arc<OnceLock<Arc<Ledger>>>,
@@ -134,6 +145,10 @@ struct Projected {
 impl Decoder for Projected {
     fn decode(&self, block: Block) -> Result<Vec<RecordBatch>> {
         let batches = self.decoder.decode(block)?;
+        let tombstones = self.decoder.take_tombstones();
+        if let Some(ledger) = self.ledger.get().filter(|_| tombstones > 0) {
+            ledger.warn("tombstones (messages that are null) stand for no row and were left out", tombstones as usize);
+        }
         if self.on_new != OnNewColumn::Rescue {
             self.unknown()?;
         }
@@ -148,6 +163,10 @@ impl Projected {
     /// Says, or refuses, what the contract does not name.
     fn unknown(&self) -> Result<()> {
         for key in self.decoder.unknown_keys() {
+            // What a flattened row has of the envelope.
+            if self.debezium && key.starts_with("__") {
+                continue;
+            }
             if self.told.lock().insert(key.clone()) {
                 if self.on_new == OnNewColumn::Fail {
                     return Err(Error::data(

@@ -11,6 +11,7 @@ mod csv_decode;
 mod csv_scan;
 mod csv_split;
 pub mod dated;
+pub mod feed;
 pub mod infer;
 pub mod json;
 mod json_source;
@@ -28,11 +29,12 @@ use datafusion::catalog::TableProvider;
 use schemars::{JsonSchema, Schema as JsonSchemaValue, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 use smelt_engine::contract::{Column, Contract, OnNewColumn, hidden};
-use smelt_engine::error::{Complaint, Result};
+use smelt_engine::error::{Complaint, Error, Result};
 use smelt_engine::types::ContractType;
 
 pub use csv::CsvSpec;
 pub use dated::{Dated, Window};
+pub use feed::{MessageFeed, RowFeed};
 pub use listing::{Base, Keep, Listing, Locate, SourceFile, list, list_some, prefixes};
 pub use parquet::ParquetSpec;
 
@@ -66,6 +68,10 @@ pub struct JsonSpec {
     /// A list inside the record that becomes one row per element, e.g. `items`.
     #[serde(default)]
     pub explode: Option<String>,
+    /// The records are the messages of a change feed: `debezium`. Rows are the images after the change (of deletes: before it),
+    /// with the columns `op` and `ts_ms`; paths that begin with `$.` are of the envelope.
+    #[serde(default)]
+    pub feed: Option<MessageFeed>,
     /// Leaves files alone that were modified more recently than this, e.g. `30s`, `5m`, `1h`.
     #[serde(default)]
     pub min_age: Option<String>,
@@ -168,6 +174,15 @@ impl SourceSpec {
         if let SourceSpec::Csv(csv) = self {
             complaints.extend(csv.validate().into_iter().map(|c| c.under(["csv"])));
         }
+        if let SourceSpec::Json(json) = self
+            && json.feed.is_some()
+            && json.explode.is_some()
+        {
+            complaints.push(
+                Complaint::at(["json", "explode"], "a message of a change feed is one row; `explode` would make several")
+                    .help("take it out, and make rows of a list by `unnest` in a sql step"),
+            );
+        }
         complaints
     }
 
@@ -225,9 +240,17 @@ pub async fn open(spec: &SourceSpec, files: Vec<SourceFile>, contract: &Contract
 /// A contract for files whose columns are not declared, from up to `rows` records of the files' starts.
 pub async fn infer(spec: &SourceSpec, files: &[SourceFile], rows: usize) -> Result<Vec<Column>> {
     match spec {
-        SourceSpec::Csv(csv) => Ok(infer::infer_text(&csv::sample(csv, files, rows, None).await?)),
+        SourceSpec::Csv(csv) if csv.feed.is_some() && !csv.header() => Err(Error::pipeline(
+            Complaint::at(["columns"], "the columns are not declared, and files of DMS without a header do not name them")
+                .help("declare `columns:`, or set `header: true` where DMS writes the names (AddColumnName)"),
+        )),
+        SourceSpec::Csv(csv) => {
+            let mut columns = infer::infer_text(&csv::sample(csv, files, rows, None).await?);
+            columns.retain(|c| csv.feed.is_none() || !feed::is_dms_op(c));
+            Ok(columns)
+        }
         SourceSpec::Json(json) => json_source::infer(json, files).await,
-        SourceSpec::Parquet(_) => {
+        SourceSpec::Parquet(parquet) => {
             let mut columns: Vec<Column> = vec![];
             for file in files {
                 for field in parquet::schema(file).await?.fields() {
@@ -236,6 +259,7 @@ pub async fn infer(spec: &SourceSpec, files: &[SourceFile], rows: usize) -> Resu
                     }
                 }
             }
+            columns.retain(|c| parquet.feed.is_none() || !feed::is_dms_op(c));
             Ok(columns)
         }
     }
@@ -294,6 +318,9 @@ pub(crate) fn hidden_fields(contract: &Contract) -> Vec<Field> {
     ];
     if contract.on_new_column == OnNewColumn::Rescue {
         fields.push(Field::new(hidden::RESCUED, DataType::Utf8View, true));
+    }
+    if contract.absent {
+        fields.push(Field::new(hidden::ABSENT, DataType::BinaryView, true));
     }
     fields
 }

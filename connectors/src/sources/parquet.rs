@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, StringViewArray, StringViewBuilder, new_null_array};
+use arrow::array::{Array, ArrayRef, BinaryViewArray, Int64Array, StringViewArray, StringViewBuilder, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::json::LineDelimitedWriter;
@@ -24,11 +24,12 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use smelt_engine::contract::{Contract, OnMissingColumn, OnNewColumn, hidden};
+use smelt_engine::contract::{Contract, OnMissingColumn, OnNewColumn, absent_bits, hidden};
 use smelt_engine::error::{Error, Result};
 use smelt_engine::ledger::Ledger;
 
 use super::bytes::changed;
+use super::feed::RowFeed;
 use super::scan::{Producers, RawTable, Run, Scan};
 use super::{Paths, SourceFile, hidden_fields, yes};
 
@@ -60,6 +61,9 @@ pub struct ParquetSpec {
     /// Takes `key=value` folders as columns, where the contract names them.
     #[serde(default = "yes")]
     pub hive_partitions: bool,
+    /// The files are those of a change feed: `dms`. Every row has a column `op`, which is `I` in files without one.
+    #[serde(default)]
+    pub feed: Option<RowFeed>,
 }
 
 /// The schema of one file, from its footer; text and bytes as views.
@@ -124,6 +128,8 @@ enum From {
     Line,
     Offset,
     Rescued,
+    /// `_absent` of the file's rows.
+    Absent(Option<Vec<u8>>),
     Nothing,
 }
 
@@ -239,7 +245,8 @@ impl Plan {
                         .collect();
                     objects(&RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)?
                 }
-                From::Rescued | From::Nothing | From::Constant(None) => new_null_array(field.data_type(), rows),
+                From::Absent(Some(bits)) => Arc::new(BinaryViewArray::from_iter_values(std::iter::repeat_n(bits.as_slice(), rows))),
+                From::Absent(None) | From::Rescued | From::Nothing | From::Constant(None) => new_null_array(field.data_type(), rows),
             })
         });
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -249,8 +256,9 @@ impl Plan {
 
 fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema, ledger: &Ledger) -> Result<Plan> {
     let mut taken = vec![false; schema.fields().len()];
-    let mut sources = vec![];
-    for column in &contract.columns {
+    let (mut sources, mut absent) = (vec![], vec![]);
+    for (at, column) in contract.columns.iter().enumerate() {
+        let default = contract.changes.as_ref().filter(|c| c.op == column.name).and_then(|c| c.default);
         let found = position(schema, column.path.as_deref().unwrap_or(&column.name));
         if let Some(i) = found {
             taken[i] = true;
@@ -259,6 +267,7 @@ fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema
         sources.push(match (file.partitions.iter().find(|(key, _)| *key == column.name), found) {
             (Some((_, value)), _) => From::Constant(value.clone()),
             (None, Some(i)) => From::Column(i),
+            (None, None) if default.is_some() => From::Constant(default.map(Into::into)),
             (None, None) if contract.on_missing_column == OnMissingColumn::Fail => {
                 return Err(Error::data(
                     format!("`{}` lacks the column `{}`", file.path, column.name),
@@ -267,6 +276,7 @@ fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema
             }
             (None, None) => {
                 ledger.warn(format!("files without the column `{}`: it was filled with NULL (on_missing_column: ignore)", column.name), 1);
+                absent.push(at);
                 From::Nothing
             }
         });
@@ -294,6 +304,7 @@ fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema
             hidden::LINE => From::Line,
             hidden::OFFSET => From::Offset,
             hidden::RESCUED => From::Rescued,
+            hidden::ABSENT => From::Absent(absent_bits(absent.iter().copied())),
             name => {
                 let at = contract.columns.iter().position(|c| c.name == name);
                 at.map_or(From::Nothing, |at| std::mem::replace(&mut sources[at], From::Nothing))

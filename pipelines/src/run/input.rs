@@ -162,6 +162,7 @@ pub async fn contract(
         None => {
             let columns = if taken.files.is_empty() { vec![] } else { sources::infer(spec, &taken.files, INFER_ROWS).await? };
             let mut inferred = Contract { columns, ..Contract::default() };
+            spec.feed_columns(&mut inferred)?;
             zoned(&mut inferred, timezone);
             // steps that change columns in place make the table's types no guide to the input's
             let in_place = |s: &Step| !matches!(s, Step::Clean(_) | Step::Filter(_) | Step::Dedup(_));
@@ -184,6 +185,7 @@ pub async fn contract(
             contract.columns.push(Column::new(key, ContractType::String));
         }
     }
+    contract.absent = table.mode.needs_absent(&contract);
     Ok(contract)
 }
 
@@ -194,6 +196,7 @@ pub async fn inferred(bound: &Bound, source: &str, look: impl Into<Look>) -> Res
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let columns = if files.is_empty() { vec![] } else { sources::infer(bound.source(source)?, &files, INFER_ROWS).await? };
     let mut contract = Contract { columns, ..Contract::default() };
+    bound.source(source)?.feed_columns(&mut contract)?;
     zoned(&mut contract, bound.timezone);
     for key in &listing.partition_keys {
         if contract.columns.iter().all(|c| &c.name != key) {

@@ -15,6 +15,7 @@ use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use smelt_connectors::sources;
+use smelt_engine::change::ChangeState;
 use smelt_engine::checks::{self, OnFail};
 use smelt_engine::conform::{ConformedSource, Sensitive};
 use smelt_engine::contract::{Contract, hidden};
@@ -29,9 +30,10 @@ use smelt_engine::{Error, Result, error::Complaint};
 
 use crate::bound::{BoundTable, Input, MaxRejected, Mode};
 use crate::progress::Progress;
-use crate::report::{Status, TableReport};
+use crate::report::{ChangeReport, Status, TableReport};
 use crate::units;
 
+use super::change;
 use super::context::RunContext;
 use super::input::{self, Taken};
 use super::retract;
@@ -133,15 +135,9 @@ async fn try_load(
             (tally(steps::sql::plan_query(&session, sql, &["sql"]).await?, "input"), rebuild, sensitive)
         }
     };
-    let spec = LoadSpec {
-        steps: &table.steps,
-        checks: &table.checks,
-        partition_by: &table.partition_by,
-        sensitive: &sensitive,
-        provenance: table.provenance,
-    };
     let scope = Scope { session: &session, keys: &cx.bound.keys, now: cx.now, step: 0, route: None };
-    let assembled = assemble(plan, &spec, &scope).await?;
+    let mut assembled = assemble(plan, &spec(table, &sensitive), &scope).await?;
+    let shape = change::shape(table, &mut assembled, base.as_ref().filter(|_| !rebuild))?;
     let schema = reconcile(&base, &assembled, rebuild, ledger)?;
 
     let now = cx.now.timestamp_millis();
@@ -152,6 +148,20 @@ async fn try_load(
     ledger.set_sink(Arc::clone(&sink) as _);
     ledger.set_batch(cx.batch.0.clone());
     ledger.set_table(table.name.to_string());
+    let changing = match shape {
+        Some(shape) => Some(change::Changing::new(table, cx, &session, base.as_ref().filter(|_| !rebuild), shape, Arc::clone(&schema))?),
+        None => None,
+    };
+    if let (true, Some(changing)) = (cx.dry_run, &changing) {
+        let outcome = changing.preview(&assembled, &scope).await;
+        sink.abort().await;
+        let (read, change) = outcome?;
+        report.written = read;
+        report.change = Some(change);
+        closes(table, ledger, read)?;
+        verdict(table, ledger, rows_read(table, ledger))?;
+        return Ok(Status::DryRun);
+    }
     if cx.dry_run {
         drain(&session, assembled.plan, ledger).await?;
         sink.abort().await;
@@ -164,19 +174,25 @@ async fn try_load(
         return Ok(Status::DryRun);
     }
 
-    let written = execute(table, cx, &session, &base, &assembled).await;
+    let written = match &changing {
+        Some(changing) => changing.execute(&assembled, &scope).await,
+        None => match execute(table, cx, &session, &base, &assembled).await {
+            Ok(files) => Written::appended(table, &base, rebuild, files, &assembled).await,
+            Err(e) => Err(e),
+        },
+    };
     let judged = match written {
-        Ok(files) => match judged(table, cx, ledger, &session, &assembled, &files, &base, rebuild, &changed).await {
-            Ok(rest) => Ok((files, rest)),
+        Ok(mut written) => match finished(table, cx, ledger, &session, &base, &changed, &mut written).await {
+            Ok(()) => Ok(written),
             Err(e) => {
-                discard(table, &files).await;
+                written.discard(table).await;
                 Err(e)
             }
         },
         Err(e) => Err(e),
     };
-    let (files, (remove, rewritten)) = match judged {
-        Ok(judged) => judged,
+    let written = match judged {
+        Ok(written) => written,
         Err(e) => {
             sink.abort().await;
             return Err(e);
@@ -189,8 +205,9 @@ async fn try_load(
     checkpoint.upstream = upstream;
     checkpoint.definition = table.definition.clone();
     checkpoint.quarantine = rejected;
+    checkpoint.state.clone_from(&written.state);
     let change = Change {
-        remove,
+        remove: written.remove.clone(),
         batch: cx.batch.clone(),
         checkpoint: checkpoint.clone(),
         schema,
@@ -198,11 +215,12 @@ async fn try_load(
         descriptions: table.descriptions.clone(),
         operation: table.mode.name().into(),
         now,
-        add: files.iter().chain(&rewritten).cloned().collect(),
+        add: written.files.clone(),
     };
-    report.written = files.iter().map(|f| f.rows).sum();
-    report.files = files.len() as u64;
-    report.bytes = files.iter().map(|f| f.bytes).sum();
+    report.written = written.rows;
+    report.files = written.files.len() as u64;
+    report.bytes = written.files.iter().map(|f| f.bytes).sum();
+    report.change.clone_from(&written.change);
     cx.forget(&table.name);
     match table.format.commit(&base, change).await? {
         Commit::Published { version } => report.version = Some(version),
@@ -211,8 +229,7 @@ async fn try_load(
             return Ok(Status::UpToDate);
         }
         Commit::Conflict { with } => {
-            discard(table, &files).await;
-            discard(table, &rewritten).await;
+            written.discard(table).await;
             return Err(Error::retry(
                 format!("another writer published version {with} of {} first", table.name),
                 "run again: it builds on the new version",
@@ -221,6 +238,69 @@ async fn try_load(
     }
     settle_quarantine(table, &checkpoint, cx).await?;
     Ok(Status::Published)
+}
+
+/// What a load wrote, and what it means for the table.
+#[derive(Debug)]
+pub struct Written {
+    pub files: Vec<DataFile>,
+    pub remove: Remove,
+    /// Rows of the load that are in the table now, or were taken into account.
+    pub rows: u64,
+    /// Rows of the load, for expectations over all of them.
+    pub batch: Arc<dyn TableProvider>,
+    /// What the table remembers beside its rows.
+    pub state: Option<ChangeState>,
+    pub remembered: Vec<DataFile>,
+    pub change: Option<ChangeReport>,
+}
+
+impl Written {
+    /// Of modes whose rows are those of the load.
+    async fn appended(
+        table: &BoundTable,
+        base: &Option<Snapshot>,
+        rebuild: bool,
+        files: Vec<DataFile>,
+        assembled: &Assembled,
+    ) -> Result<Self> {
+        let snapshot = Snapshot {
+            version: 0,
+            schema: Arc::clone(&assembled.schema),
+            partition_columns: assembled.partition_columns.clone(),
+            files: Arc::new(files.clone()),
+            checkpoint: Checkpoint::default(),
+            state: Arc::new(()),
+        };
+        Ok(Written {
+            remove: removal(table, base, rebuild, &files),
+            rows: files.iter().map(|f| f.rows).sum(),
+            batch: table.format.provider(&snapshot).await?,
+            files,
+            state: None,
+            remembered: vec![],
+            change: None,
+        })
+    }
+
+    async fn discard(&self, table: &BoundTable) {
+        discard(table, &self.files).await;
+        discard(table, &self.remembered).await;
+    }
+}
+
+/// What a table does to its rows before they are written.
+pub fn spec<'a>(table: &'a BoundTable, sensitive: &'a Sensitive) -> LoadSpec<'a> {
+    // rows that change rows keep their place until it is known that they can be judged, and are partitioned afterwards
+    let changes = table.mode.change().is_some();
+    LoadSpec {
+        steps: &table.steps,
+        checks: &table.checks,
+        partition_by: if changes { &[] } else { &table.partition_by },
+        sensitive,
+        provenance: table.provenance,
+        hidden: if changes { &[hidden::FILE, hidden::LINE, hidden::ABSENT] } else { &[] },
+    }
 }
 
 /// The plan of a source's rows under the table's contract.
@@ -366,32 +446,29 @@ fn rows_read(table: &BoundTable, ledger: &Ledger) -> u64 {
 }
 
 /// Whether what was written may be published: the sum closes, limits hold, nothing that must not fail has failed.
-async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, assembled: &Assembled, files: &[DataFile]) -> Result<()> {
-    closes(table, ledger, files.iter().map(|f| f.rows).sum())?;
+async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, written: &Written) -> Result<()> {
+    closes(table, ledger, written.rows)?;
     verdict(table, ledger, rows_read(table, ledger))?;
-    expectations(table, ledger, session, assembled, files).await
+    expectations(table, ledger, session, written).await
 }
 
-/// Judges the batch, and takes the rows of changed files out of the table: what the commit removes, and the files that it adds beside
-/// those of the batch.
-#[allow(clippy::too_many_arguments)] // the whole of a load, once
-async fn judged(
+/// Judges the batch, and then takes the rows of changed input files out of the table.
+async fn finished(
     table: &BoundTable,
     cx: &RunContext,
     ledger: &Ledger,
     session: &SessionContext,
-    assembled: &Assembled,
-    files: &[DataFile],
     base: &Option<Snapshot>,
-    rebuild: bool,
     changed: &[String],
-) -> Result<(Remove, Vec<DataFile>)> {
-    judge(table, ledger, session, assembled, files).await?;
-    let remove = removal(table, base, rebuild, files);
-    match base {
-        Some(base) if !changed.is_empty() => retract::retract(table, cx, base, changed, remove, ledger).await,
-        _ => Ok((remove, vec![])),
+    written: &mut Written,
+) -> Result<()> {
+    judge(table, ledger, session, written).await?;
+    if let (Some(base), false) = (base, changed.is_empty()) {
+        let (remove, rewritten) = retract::retract(table, cx, base, changed, written.remove.clone(), ledger).await?;
+        written.remove = remove;
+        written.files.extend(rewritten);
     }
+    Ok(())
 }
 
 /// Law 2: every row that was read is accounted for.
@@ -457,27 +534,12 @@ fn verdict(table: &BoundTable, ledger: &Ledger, read: u64) -> Result<()> {
 }
 
 /// Expectations over the whole batch, asked of the files that are about to be published.
-async fn expectations(
-    table: &BoundTable,
-    ledger: &Ledger,
-    session: &SessionContext,
-    assembled: &Assembled,
-    files: &[DataFile],
-) -> Result<()> {
+async fn expectations(table: &BoundTable, ledger: &Ledger, session: &SessionContext, written: &Written) -> Result<()> {
     let expectations = checks::batch_expectations(&table.checks);
     if expectations.is_empty() {
         return Ok(());
     }
-    let snapshot = Snapshot {
-        version: 0,
-        schema: Arc::clone(&assembled.schema),
-        partition_columns: assembled.partition_columns.clone(),
-        files: Arc::new(files.to_vec()),
-        checkpoint: Checkpoint::default(),
-        state: Arc::new(()),
-    };
-    let provider = table.format.provider(&snapshot).await?;
-    session.register_table("batch", provider)?;
+    session.register_table("batch", Arc::clone(&written.batch))?;
     for (_, sql, on_fail) in expectations {
         let rows = session.sql(&format!("select ({sql}) is not false from batch")).await?.collect().await?;
         let holds = rows.first().is_some_and(|b| {
@@ -501,11 +563,11 @@ async fn expectations(
 
 /// Which files of the base version the change takes away.
 fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[DataFile]) -> Remove {
-    match (base, table.mode) {
+    match (base, &table.mode) {
         (None, _) => Remove::Nothing,
         (Some(_), Mode::Replace) => Remove::Everything,
         (Some(_), _) if rebuild => Remove::Everything,
-        (Some(_), Mode::Append) => Remove::Nothing,
+        (Some(_), Mode::Append | Mode::Change(_)) => Remove::Nothing,
         (Some(base), Mode::ReplacePartitions) => {
             let touched: BTreeSet<&Vec<(String, Option<String>)>> = files.iter().map(|f| &f.partition).collect();
             Remove::Files(base.files.iter().filter(|f| touched.contains(&f.partition)).cloned().collect())

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
+use smelt_engine::change::{HistorySpec, MergeSpec, SnapshotSpec};
 use smelt_engine::types::ContractType;
 
 use super::{ColumnSpec, WriteSpec};
@@ -186,7 +187,8 @@ struct Column {
     /// A row without a value here goes to quarantine.
     #[serde(default)]
     required: bool,
-    /// How dates, times and timestamps are written (strftime: `"%d/%m/%Y %H:%M"`), tried in order; `hex` or `base64` for binary. ISO 8601 when absent.
+    /// How dates, times and timestamps are written (strftime: `"%d/%m/%Y %H:%M"`), tried in order; `epoch_days`, `epoch_s`,
+    /// `epoch_ms`, `epoch_us` or `epoch_ns` for numbers since 1970; `hex` or `base64` for binary. ISO 8601 when absent.
     #[serde(default)]
     format: Formats,
     /// Zone of timestamps that carry none.
@@ -238,12 +240,21 @@ impl JsonSchema for WriteSpec {
     fn schema_name() -> Cow<'static, str> {
         "Write".into()
     }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let modes = [
             ("append", "Adds the rows to the table."),
             ("replace", "The table becomes exactly these rows."),
             ("replace_partitions", "Replaces the partitions that the rows fall into, and leaves the others."),
         ];
+        let changes = [
+            ("merge", generator.subschema_for::<MergeSpec>()),
+            ("scd2", generator.subschema_for::<HistorySpec>()),
+            ("bitemporal", generator.subschema_for::<HistorySpec>()),
+            ("snapshot", generator.subschema_for::<SnapshotSpec>()),
+        ];
+        let changes = changes.map(|(name, spec)| {
+            json_schema!({"type": "object", "additionalProperties": false, "required": [name], "properties": {(name): spec}})
+        });
         let any: Vec<_> = modes
             .iter()
             .flat_map(|(name, description)| {
@@ -251,8 +262,9 @@ impl JsonSchema for WriteSpec {
                     "properties": {(*name): {"description": description, "type": ["object", "null"], "additionalProperties": false}}});
                 [json_schema!({"const": name, "description": description}), map]
             })
+            .chain(changes)
             .collect();
-        json_schema!({"description": "How the rows reach the table: `append`, `replace` or `replace_partitions`.", "anyOf": any})
+        json_schema!({"description": "How the rows reach the table.", "anyOf": any})
     }
 }
 

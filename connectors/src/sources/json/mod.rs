@@ -3,6 +3,7 @@
 //! Knows blocks and text columns; knows no object store, no compression and no types: what a text means is for conform.
 
 mod decode;
+pub(crate) mod envelope;
 mod keys;
 mod path;
 mod plan;
@@ -56,4 +57,10 @@ pub struct JsonOptions {
     pub explode: Option<String>,
     /// Give `_rescued`: a JSON object of the fields that no column names.
     pub rescue: bool,
+    /// Records are Debezium's messages: columns are those of the row's image, paths that begin with `$.` are of the envelope.
+    pub debezium: bool,
+    /// Give `_absent`: the columns that a record did not give.
+    pub absent: bool,
+    /// With `absent`: a field that a record does not have was not given, where else it is NULL.
+    pub lacking: bool,
 }
