@@ -38,6 +38,17 @@ pub enum Seen {
     Changed,
 }
 
+/// How the lists of two loads go together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rebased {
+    /// The files of both.
+    Both(Consumed),
+    /// Both took this file, or forgot it.
+    Twice(String),
+    /// The list was made anew.
+    Forgot,
+}
+
 /// A file's mark in 8 bytes: a flag for an etag, 31 bits of size and etag, 32 bits of size and time. Stored; never change it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -159,11 +170,8 @@ impl Consumed {
     }
 
     pub fn remove(&mut self, path: &str) {
-        if self.segments.is_empty() {
-            self.recent.remove(path);
-        } else {
-            self.recent.insert(path.to_owned(), Digest::GONE);
-        }
+        // not just left out: segments may have it, and so may the list of a load side by side
+        self.recent.insert(path.to_owned(), Digest::GONE);
     }
 
     /// Forgets all files.
@@ -214,25 +222,18 @@ impl Consumed {
         self.segments.iter().any(|s| s.name == name) || self.retired.get(name).is_some_and(|at| *at >= since)
     }
 
-    /// This list, which a load made from `base`, on top of `theirs`, which another load made from it and published first: both loads'
-    /// files. `None` where they do not go together: both took one file, or one of them forgot what was taken in. What
-    /// `base` and `theirs` know of the [`added`](Self::added) files must have been fetched. Neither list has to be settled, `self` must not be.
-    pub fn rebased(&self, base: &Consumed, theirs: &Consumed) -> Result<Option<Consumed>> {
-        let Some(added) = self.added(base) else { return Ok(None) };
+    /// This list, which a load made from `base`, on top of `theirs`, which another load made from it and published first. What `base`
+    /// and `theirs` know of the [`added`](Self::added) files must have been fetched; this list must not have been settled.
+    pub fn rebased(&self, base: &Consumed, theirs: &Consumed) -> Result<Rebased> {
+        let Some(added) = self.added(base) else { return Ok(Rebased::Forgot) };
         for (path, _) in &added {
             if theirs.get(path)? != base.get(path)? {
-                return Ok(None);
+                return Ok(Rebased::Twice(path.clone()));
             }
-        }
-        // what a rebuilt list names is new: nothing of `base` is in it
-        if let Some(segment) = base.segments.iter().find(|s| !theirs.segments.contains(s))
-            && !theirs.retired.contains_key(&segment.name)
-        {
-            return Ok(None);
         }
         let mut both = theirs.clone();
         both.recent.extend(added);
-        Ok(Some(both))
+        Ok(Rebased::Both(both))
     }
 
     /// What this list has more than `base`, from which it was made by `insert` and `remove` alone; `None` where more was done to it.

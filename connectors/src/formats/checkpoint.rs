@@ -13,6 +13,8 @@ use super::consumed;
 use crate::stores::Location;
 
 /// Version of everything that Smelt writes beside the data. A higher one is refused, never guessed.
+/// 2: the checkpoint names the unsettled quarantine files of several batches and the segments of long lists of consumed files, which
+/// readers of 1 would lose.
 pub(super) const FORMAT: u32 = 2;
 /// Checkpoints up to this many bytes of JSON may lie in the commit itself, where the format has a place for them.
 pub(super) const INLINE: usize = 4096;

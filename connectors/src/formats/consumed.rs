@@ -23,14 +23,13 @@ pub async fn load(table: &Location, files: &Consumed, prefixes: &[String]) -> Re
     get(table, files.missing(prefixes)).await
 }
 
-/// The list `ours`, made from `base`, on top of `theirs`, which was published in between: see [`Consumed::rebased`]. `None` where both
-/// loads took one file, or one of them forgot what was taken in.
-pub async fn rebase(table: &Location, base: &Consumed, ours: &Consumed, theirs: &Consumed) -> Result<Option<Consumed>> {
-    let Some(added) = ours.added(base) else { return Ok(None) };
-    let paths: Vec<String> = added.into_iter().map(|(path, _)| path).collect();
+/// Fetches what [`Consumed::rebased`] needs to put `ours`, made from `base`, on top of `theirs`.
+pub(super) async fn load_for_rebase(table: &Location, base: Option<&Consumed>, ours: &Consumed, theirs: &Consumed) -> Result<()> {
+    let nothing = Consumed::default();
+    let base = base.unwrap_or(&nothing);
+    let paths: Vec<String> = ours.added(base).unwrap_or_default().into_iter().map(|(path, _)| path).collect();
     load(table, base, &paths).await?;
-    load(table, theirs, &paths).await?;
-    ours.rebased(base, theirs)
+    load(table, theirs, &paths).await
 }
 
 async fn get(table: &Location, segments: impl Iterator<Item = &Segment>) -> Result<()> {
@@ -87,7 +86,7 @@ pub(super) async fn prune(table: &Location, newest: &Consumed, before: u64) -> R
 
 #[cfg(test)]
 mod tests {
-    use smelt_engine::consumed::Seen;
+    use smelt_engine::consumed::{Rebased, Seen};
     use smelt_engine::table::FileMark;
 
     use super::super::checkpoint;
@@ -144,11 +143,12 @@ mod tests {
         let theirs = checkpoint::read(table, 2, 2).await.unwrap();
         let mut ours = base.files.clone();
         (0..300).for_each(|i| ours.insert(format!("ours/{i:03}"), &mark));
-        let both = rebase(table, &base.files, &ours, &theirs.files).await.unwrap().unwrap();
+        load_for_rebase(table, Some(&base.files), &ours, &theirs.files).await.unwrap();
+        let Rebased::Both(both) = ours.rebased(&base.files, &theirs.files).unwrap() else { panic!("they go together") };
         load(table, &both, &[String::new()]).await.unwrap();
         assert_eq!(both.paths().unwrap().count(), 900);
         ours.insert("theirs/007", &mark);
-        assert_eq!(rebase(table, &base.files, &ours, &theirs.files).await.unwrap(), None);
+        assert_eq!(ours.rebased(&base.files, &theirs.files).unwrap(), Rebased::Twice("theirs/007".into()));
     }
 
     #[tokio::test]

@@ -120,8 +120,7 @@ pub(super) async fn load(table: &Location) -> Result<Option<LogState>> {
     let first = listing.checkpoint.as_ref().map_or(0, |c| c.0 + 1);
     let needed: Vec<u64> = (first..=newest).collect();
     listing.commits.retain(|v| *v >= first);
-    if listing.commits != needed {
-        let missing = needed.iter().find(|v| !listing.commits.contains(v)).copied().unwrap_or_default();
+    if let Some(missing) = missing(table, &listing.commits, &needed).await? {
         let (reason, help) = if listing.v2 {
             (
                 "its checkpoints use v2Checkpoint, which smelt cannot read".to_owned(),
@@ -143,6 +142,17 @@ pub(super) async fn load(table: &Location) -> Result<Option<LogState>> {
         replay.commit(&commit).map_err(|e| damaged(table, &entry(*version), e))?;
     }
     replay.finish(newest, listing.checkpoint.map(|c| c.0), table).map(Some)
+}
+
+/// The first version that is needed and not there. A listing that was made while others wrote may leave out a version
+/// and have the next one, so that what it lacks is looked for by name.
+async fn missing(table: &Location, listed: &[u64], needed: &[u64]) -> Result<Option<u64>> {
+    for version in needed.iter().filter(|v| listed.binary_search(v).is_err()) {
+        if fetch(table, &entry(*version)).await?.is_none() {
+            return Ok(Some(*version));
+        }
+    }
+    Ok(None)
 }
 
 #[derive(Default)]

@@ -154,22 +154,59 @@ impl ParquetFormat {
         Ok(files)
     }
 
+    /// The newest version, or `None` where there is no table. `repair`: pointers that are behind are brought up to it.
+    async fn load(&self, repair: bool) -> Result<Option<Snapshot>> {
+        let (hint, newest) = self.newest().await?;
+        let Some((version, json)) = newest else { return Ok(None) };
+        let mut manifest = self.parse(version, &json)?;
+        let files = self.files(&mut manifest).await?;
+        let schema = from_json(&manifest.schema).map_err(|ty| damaged(&self.location, &entry(version), format!("unknown type {ty}")))?;
+        let taken = match manifest.checkpoint {
+            Kept::Inline(checkpoint) => checkpoint,
+            Kept::Sidecar { sequence } => checkpoint::read(&self.location, sequence, manifest.attempt).await?,
+        };
+        let partitioned = !manifest.partition_columns.is_empty();
+        let pointed = hint == Some(version) || (repair && self.point(version, &files, partitioned, None).await);
+        Ok(Some(Snapshot {
+            version,
+            schema,
+            partition_columns: manifest.partition_columns,
+            files: Arc::new(files),
+            checkpoint: taken,
+            state: Arc::new(State { schema: manifest.schema, full: manifest.full, pointed }),
+        }))
+    }
+
     /// Hint and symlink manifests. `touched`: the partitions that changed since they were last written, all when absent.
     /// Failing leaves other engines at the version before, until the next run repairs it; never fewer rows for us.
     async fn point(&self, version: u64, files: &[DataFile], partitioned: bool, touched: Option<&BTreeSet<String>>) -> bool {
-        let write = async {
-            symlink::write(&self.location, files, partitioned, touched).await?;
-            let hint = json!({"format": checkpoint::FORMAT, "version": version, "manifest": entry(version)});
-            self.location.store.put(&self.location.path(HINT)?, hint.to_string().into()).await?;
-            Ok::<_, Error>(())
-        };
-        match write.await {
+        match self.point_at(version, files, partitioned, touched).await {
             Ok(()) => true,
             Err(e) => {
                 tracing::warn!("{}: the pointers to version {version} could not be written, the next run will: {e}", self.table());
                 false
             }
         }
+    }
+
+    /// Where a writer published meanwhile, ours may have come after its pointers: then they are written again, for the newest.
+    async fn point_at(&self, version: u64, files: &[DataFile], partitioned: bool, touched: Option<&BTreeSet<String>>) -> Result<()> {
+        let write = async |version: u64, files: &[DataFile], partitioned: bool, touched: Option<&BTreeSet<String>>| {
+            symlink::write(&self.location, files, partitioned, touched).await?;
+            let hint = json!({"format": checkpoint::FORMAT, "version": version, "manifest": entry(version)});
+            self.location.store.put(&self.location.path(HINT)?, hint.to_string().into()).await?;
+            Ok::<_, Error>(())
+        };
+        write(version, files, partitioned, touched).await?;
+        let mut at = version;
+        while fetch(&self.location, &entry(at + 1)).await?.is_some() {
+            let (_, Some((newest, json))) = self.newest().await? else { return Ok(()) };
+            let mut manifest = self.parse(newest, &json)?;
+            let files = self.files(&mut manifest).await?;
+            write(newest, &files, !manifest.partition_columns.is_empty(), None).await?;
+            at = newest;
+        }
+        Ok(())
     }
 }
 
@@ -188,48 +225,25 @@ fn entry(version: u64) -> String {
 #[async_trait]
 impl TableFormat for ParquetFormat {
     async fn snapshot(&self) -> Result<Option<Snapshot>> {
-        let (hint, newest) = self.newest().await?;
-        let Some((version, json)) = newest else {
+        let newest = self.load(true).await?;
+        if newest.is_none() {
             refuse_other(&self.location, delta_log::FOLDER, "delta", "parquet").await?;
-            return Ok(None);
-        };
-        let mut manifest = self.parse(version, &json)?;
-        let files = self.files(&mut manifest).await?;
-        let schema = from_json(&manifest.schema).map_err(|ty| damaged(&self.location, &entry(version), format!("unknown type {ty}")))?;
-        let taken = match manifest.checkpoint {
-            Kept::Inline(checkpoint) => checkpoint,
-            Kept::Sidecar { sequence } => checkpoint::read(&self.location, sequence, manifest.attempt).await?,
-        };
-        let partitioned = !manifest.partition_columns.is_empty();
-        let pointed = hint == Some(version) || self.point(version, &files, partitioned, None).await;
-        Ok(Some(Snapshot {
-            version,
-            schema,
-            partition_columns: manifest.partition_columns,
-            files: Arc::new(files),
-            checkpoint: taken,
-            state: Arc::new(State { schema: manifest.schema, full: manifest.full, pointed }),
-        }))
+        }
+        Ok(newest)
     }
 
-    async fn commit(&self, base: &Option<Snapshot>, change: Change) -> Result<Commit> {
+    async fn commit(&self, base: &Option<Snapshot>, mut change: Change) -> Result<Commit> {
         if let Some(done) = precheck(base, &change)? {
             return Ok(done);
         }
-        let id = checkpoint::attempt();
-        // Refuses what cannot be written before anything is.
-        self.body(base.as_ref(), 0, &change, id)?;
-        if !inline(&change.checkpoint) {
-            checkpoint::write(&self.location, &change.checkpoint, id).await?;
-        }
-        let outcome = publish(self, base, &change, id).await?;
+        let (outcome, on) = publish(self, base, &mut change).await?;
         if let Commit::Published { version } = outcome {
-            let mut files = match (base, &change.remove) {
-                (Some(base), Remove::Nothing | Remove::Files(_)) => base.files.to_vec(),
+            let mut files = match (&on, &change.remove) {
+                (Some(on), Remove::Nothing | Remove::Files(_)) => on.files.to_vec(),
                 _ => vec![],
             };
-            let gone = removed(base.as_ref(), &change);
-            let touched = match base.as_ref().map(state).transpose()? {
+            let gone = removed(on.as_ref(), &change);
+            let touched = match on.as_ref().map(state).transpose()? {
                 Some(state) if state.pointed => Some(change.add.iter().map(|f| &f.path).chain(&gone).map(|p| symlink::folder(p)).collect()),
                 _ => None,
             };
@@ -274,13 +288,28 @@ impl Log for ParquetFormat {
         entry(version)
     }
 
+    /// Pointers that are behind here are those of a writer that is about to write them; the commit to come writes all of them.
     async fn head(&self) -> Result<Option<Snapshot>> {
-        self.snapshot().await
+        self.load(false).await
     }
 
-    /// Every version of such a table is ours and carries a checkpoint of its own.
-    fn undisturbed(&self, _base: &Snapshot, _now: &Snapshot) -> bool {
-        false
+    async fn keep(&self, checkpoint: &Checkpoint, id: u64) -> Result<()> {
+        if inline(checkpoint) { Ok(()) } else { checkpoint::write(&self.location, checkpoint, id).await }
+    }
+
+    fn same_rules(&self, base: &Snapshot, now: &Snapshot) -> bool {
+        match (state(base), state(now)) {
+            (Ok(a), Ok(b)) => a.schema == b.schema && base.partition_columns == now.partition_columns,
+            _ => false,
+        }
+    }
+
+    fn author(&self, entry: &[u8]) -> Option<BatchId> {
+        #[derive(Deserialize)]
+        struct Author {
+            batch: BatchId,
+        }
+        serde_json::from_slice::<Author>(entry).ok().map(|a| a.batch)
     }
 
     fn body(&self, on: Option<&Snapshot>, version: u64, change: &Change, id: u64) -> Result<Bytes> {
@@ -414,7 +443,7 @@ mod tests {
         let format = ParquetFormat::new(place.location.clone());
         suite::append(&format, 1).await;
         let path = place.location.path(&entry(1)).unwrap();
-        place.location.store.put(&path, r#"{"format":2,"all":"new"}"#.into()).await.unwrap();
+        place.location.store.put(&path, r#"{"format":99,"all":"new"}"#.into()).await.unwrap();
         let e = format.snapshot().await.unwrap_err();
         assert!(e.to_string().contains("newer Smelt"), "{e}");
     }

@@ -186,6 +186,27 @@ pub struct ChangeState {
     pub extracts: Vec<SequenceText>,
 }
 
+impl ChangeState {
+    /// What is remembered after `theirs` and then `ours`, both of which were made from `base` and touched other keys. `None` where they cannot
+    /// both hold.
+    pub fn merged(base: &ChangeState, ours: &ChangeState, theirs: &ChangeState) -> Option<ChangeState> {
+        // these hold for every key
+        let apart = |s: &ChangeState| (s.identity.clone(), s.forgotten.clone(), s.truncates.clone(), s.extracts.clone());
+        if apart(base) != apart(ours) || apart(base) != apart(theirs) {
+            return None;
+        }
+        let has = |s: &ChangeState, path: &str| s.files.iter().any(|f| f.path == path);
+        // a file that both have written anew
+        if base.files.iter().any(|f| !has(ours, &f.path) && !has(theirs, &f.path)) {
+            return None;
+        }
+        let kept = theirs.files.iter().filter(|f| !has(base, &f.path) || has(ours, &f.path));
+        let files = kept.chain(ours.files.iter().filter(|f| !has(base, &f.path))).cloned().collect();
+        let oldest = [ours.oldest, theirs.oldest].into_iter().flatten().min();
+        Some(ChangeState { files, oldest, ..base.clone() })
+    }
+}
+
 impl<'de> Deserialize<'de> for NullUpdates {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Walk;

@@ -103,22 +103,24 @@ fn two_loads_side_by_side_are_put_together() {
     let mut store = Store::new();
     settle(&mut theirs, 1, 2, &mut store);
     let theirs = reopened(&theirs, &store);
-    let both = ours.rebased(&base, &theirs).unwrap().unwrap();
+    let Rebased::Both(mut both) = ours.rebased(&base, &theirs).unwrap() else { panic!("they go together") };
     assert_eq!(ours.added(&base).unwrap().len(), 1);
     assert_eq!(both.paths().unwrap().collect::<Vec<_>>(), ["a", "b", "c"]);
+    both.remove("a");
+    assert_eq!(both.paths().unwrap().collect::<Vec<_>>(), ["b", "c"]);
     // a rebuilt list has no additions
     let mut rebuilt = base.clone();
     rebuilt.clear();
     rebuilt.insert("z", &mark(1, None));
     assert_eq!(rebuilt.added(&base), None);
     assert_eq!(rebuilt.added(&theirs), None);
-    assert_eq!(rebuilt.rebased(&base, &theirs).unwrap(), None);
+    assert_eq!(rebuilt.rebased(&base, &theirs).unwrap(), Rebased::Forgot);
     // both took one file, or the same file changed
     for (path, size) in [("c", 3), ("a", 2)] {
         let (mut ours, mut theirs) = (base.clone(), theirs.clone());
         ours.insert(path, &mark(size, None));
         theirs.insert(path, &mark(size, None));
-        assert_eq!(ours.rebased(&base, &theirs).unwrap(), None, "{path}");
+        assert_eq!(ours.rebased(&base, &theirs).unwrap(), Rebased::Twice(path.into()));
     }
 }
 

@@ -8,7 +8,7 @@ use smelt_engine::change::{self, ChangeMode, ChangeState, Counts, Job, Kind, Mis
 use smelt_engine::contract::OnMissingColumn;
 use smelt_engine::load::Assembled;
 use smelt_engine::steps::Scope;
-use smelt_engine::table::{Remove, Snapshot};
+use smelt_engine::table::{Reads, Remove, Snapshot};
 use smelt_engine::write::WriteSpec;
 use smelt_engine::{Error, Result, error::Complaint};
 
@@ -134,6 +134,7 @@ impl<'a> Changing<'a> {
             rows: self.judged(prepared.events(), &counts, prepared.truncates()),
             batch: prepared.batch()?,
             remove: if self.replaces { Remove::Everything } else { Remove::Files(applied.remove) },
+            reads: Reads::Everything,
             files: applied.add,
             state: Some(ChangeState { identity: self.mode.identity(), ..applied.state }),
             remembered: applied.remembered,

@@ -15,6 +15,7 @@ use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use smelt_connectors::sources;
+use smelt_connectors::stores::Location;
 use smelt_engine::change::ChangeState;
 use smelt_engine::checks::{self, OnFail};
 use smelt_engine::conform::{ConformedSource, Sensitive};
@@ -23,7 +24,7 @@ use smelt_engine::ledger::Ledger;
 use smelt_engine::load::{Assembled, LoadSpec, assemble};
 use smelt_engine::route::quarantine_schema;
 use smelt_engine::steps::{self, Scope, Step};
-use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Remove, Snapshot};
+use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Partition, Reads, Remove, Snapshot, Unsettled};
 use smelt_engine::tally::tally;
 use smelt_engine::write::{self, QuarantineSink, WriteSpec};
 use smelt_engine::{Error, Result, error::Complaint};
@@ -34,6 +35,7 @@ use crate::report::{ChangeReport, Status, TableReport};
 use crate::units;
 
 use super::change;
+use super::conflict::{self, Conflict};
 use super::context::RunContext;
 use super::input::{self, Taken};
 use super::retract;
@@ -41,10 +43,27 @@ use super::retract;
 /// Loads one table and says how it went; never panics, never leaves half a table.
 pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> TableReport {
     let started = Instant::now();
-    let ledger = Arc::new(Ledger::default());
-    let mut report = TableReport::new(table.name.to_string(), Status::Failed);
-    report.mode = table.mode.name().into();
-    let outcome = try_load(table, cx, progress, &ledger, &mut report).await;
+    let mut attempt = 1;
+    let (ledger, mut report, outcome) = loop {
+        let ledger = Arc::new(Ledger::default());
+        let mut report = TableReport::new(table.name.to_string(), Status::Failed);
+        report.mode = table.mode.name().into();
+        let outcome = match try_load(table, cx, progress, &ledger, &mut report).await {
+            Ok(Loaded::Done(status)) => Ok(status),
+            Ok(Loaded::Conflict(_)) if attempt < conflict::ATTEMPTS => {
+                cx.forget(&table.name);
+                tokio::time::sleep(conflict::pause(attempt)).await;
+                attempt += 1;
+                continue;
+            }
+            Ok(Loaded::Conflict(last)) => Err(conflict::gave_up(&cx.batch, &table.name, &last, attempt)),
+            Err(e) => Err(e),
+        };
+        break (ledger, report, outcome);
+    };
+    if attempt > 1 {
+        report.warnings.insert("planned anew, because another writer published first".into(), u64::from(attempt - 1));
+    }
     report.seconds = started.elapsed().as_secs_f64();
     report.read = rows_read(table, &ledger);
     report.bytes_read = Ledger::get(&ledger.bytes_read);
@@ -84,34 +103,43 @@ pub fn exit_code(error: &Error) -> u8 {
     }
 }
 
+/// How one attempt ended.
+enum Loaded {
+    Done(Status),
+    /// Nothing was published and nothing is left of the attempt.
+    Conflict(Conflict),
+}
+
 async fn try_load(
     table: &BoundTable,
     cx: &RunContext,
     progress: &Progress,
     ledger: &Arc<Ledger>,
     report: &mut TableReport,
-) -> Result<Status> {
+) -> Result<Loaded> {
     let base = cx.snapshot(table).await?;
     if let Some(base) = &base {
         report.version = Some(base.version);
-        settle_quarantine(table, &base.checkpoint, cx).await?;
+        settle_quarantine(table, &base.checkpoint.quarantine, cx).await?;
         if base.checkpoint.batches.contains(&cx.batch) {
             report.warnings.insert(format!("batch {} was published before; nothing done", cx.batch), 0);
-            return Ok(Status::UpToDate);
+            return Ok(Loaded::Done(Status::UpToDate));
         }
     }
     let session = cx.session(Arc::clone(ledger));
     let upstream = cx.register_reads(&session, table).await?;
     if cx.dry_run && cx.bound.reads(&table.name).any(|t| !upstream.contains_key(&t.name.to_string())) {
         report.warnings.insert("not tried: it reads tables that do not exist yet".into(), 0);
-        return Ok(Status::Skipped);
+        return Ok(Loaded::Done(Status::Skipped));
     }
     let mut checkpoint = base.as_ref().map(|b| b.checkpoint.clone()).unwrap_or_default();
 
     let mut changed = vec![];
     let (plan, rebuild, sensitive) = match &table.input {
         Input::Source(source) => {
-            let Some(taken) = input::take(table, source, &base, &upstream, cx, ledger).await? else { return Ok(Status::UpToDate) };
+            let Some(taken) = input::take(table, source, &base, &upstream, cx, ledger).await? else {
+                return Ok(Loaded::Done(Status::UpToDate));
+            };
             report.files_read = taken.files.len() as u64;
             progress.start(&report.table, Arc::clone(ledger), taken.bytes());
             let (plan, sensitive) = source_plan(table, source, &taken, &base, cx).await?;
@@ -127,7 +155,7 @@ async fn try_load(
             }
             let unchanged = base.as_ref().is_some_and(|b| b.checkpoint.upstream == upstream && b.checkpoint.definition == table.definition);
             if unchanged && !cx.full_refresh {
-                return Ok(Status::UpToDate);
+                return Ok(Loaded::Done(Status::UpToDate));
             }
             progress.start(&report.table, Arc::clone(ledger), 0);
             let rebuild = cx.full_refresh || table.mode == Mode::Replace;
@@ -160,7 +188,7 @@ async fn try_load(
         report.change = Some(change);
         closes(table, ledger, read)?;
         verdict(table, ledger, rows_read(table, ledger))?;
-        return Ok(Status::DryRun);
+        return Ok(Loaded::Done(Status::DryRun));
     }
     if cx.dry_run {
         drain(&session, assembled.plan, ledger).await?;
@@ -171,7 +199,7 @@ async fn try_load(
         if !checks::batch_expectations(&table.checks).is_empty() {
             report.warnings.insert("expectations over the whole batch are not evaluated in a dry run".into(), 0);
         }
-        return Ok(Status::DryRun);
+        return Ok(Loaded::Done(Status::DryRun));
     }
 
     let written = match &changing {
@@ -200,14 +228,13 @@ async fn try_load(
     };
     let rejected = sink.finish().await?;
 
-    checkpoint.sequence += 1;
-    checkpoint.batches.push(cx.batch.clone());
+    checkpoint.advance(&cx.batch, rejected.clone());
     checkpoint.upstream = upstream;
     checkpoint.definition = table.definition.clone();
-    checkpoint.quarantine = rejected;
     checkpoint.state.clone_from(&written.state);
     let change = Change {
         remove: written.remove.clone(),
+        reads: written.reads.clone(),
         batch: cx.batch.clone(),
         checkpoint: checkpoint.clone(),
         schema,
@@ -226,18 +253,16 @@ async fn try_load(
         Commit::Published { version } => report.version = Some(version),
         Commit::AlreadyPublished => {
             report.warnings.insert(format!("batch {} was published by another run; nothing done", cx.batch), 0);
-            return Ok(Status::UpToDate);
+            return Ok(Loaded::Done(Status::UpToDate));
         }
-        Commit::Conflict { with } => {
+        Commit::Conflict { with, batch } => {
             written.discard(table).await;
-            return Err(Error::retry(
-                format!("another writer published version {with} of {} first", table.name),
-                "run again: it builds on the new version",
-            ));
+            discard(&table.quarantine_location, &rejected).await;
+            return Ok(Loaded::Conflict(Conflict { version: with, batch }));
         }
     }
-    settle_quarantine(table, &checkpoint, cx).await?;
-    Ok(Status::Published)
+    settle_quarantine(table, &checkpoint.quarantine, cx).await?;
+    Ok(Loaded::Done(Status::Published))
 }
 
 /// What a load wrote, and what it means for the table.
@@ -245,6 +270,7 @@ async fn try_load(
 pub struct Written {
     pub files: Vec<DataFile>,
     pub remove: Remove,
+    pub reads: Reads,
     /// Rows of the load that are in the table now, or were taken into account.
     pub rows: u64,
     /// Rows of the load, for expectations over all of them.
@@ -272,8 +298,10 @@ impl Written {
             checkpoint: Checkpoint::default(),
             state: Arc::new(()),
         };
+        let (remove, reads) = removal(table, base, rebuild, &files);
         Ok(Written {
-            remove: removal(table, base, rebuild, &files),
+            remove,
+            reads,
             rows: files.iter().map(|f| f.rows).sum(),
             batch: table.format.provider(&snapshot).await?,
             files,
@@ -284,8 +312,8 @@ impl Written {
     }
 
     async fn discard(&self, table: &BoundTable) {
-        discard(table, &self.files).await;
-        discard(table, &self.remembered).await;
+        discard(&table.location, &self.files).await;
+        discard(&table.location, &self.remembered).await;
     }
 }
 
@@ -466,6 +494,9 @@ async fn finished(
     if let (Some(base), false) = (base, changed.is_empty()) {
         let (remove, rewritten) = retract::retract(table, cx, base, changed, written.remove.clone(), ledger).await?;
         written.remove = remove;
+        if written.reads == Reads::Nothing {
+            written.reads = Reads::Files;
+        }
         written.files.extend(rewritten);
     }
     Ok(())
@@ -561,51 +592,59 @@ async fn expectations(table: &BoundTable, ledger: &Ledger, session: &SessionCont
     Ok(())
 }
 
-/// Which files of the base version the change takes away.
-fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[DataFile]) -> Remove {
-    match (base, &table.mode) {
-        (None, _) => Remove::Nothing,
-        (Some(_), Mode::Replace) => Remove::Everything,
-        (Some(_), _) if rebuild => Remove::Everything,
-        (Some(_), Mode::Append | Mode::Change(_)) => Remove::Nothing,
-        (Some(base), Mode::ReplacePartitions) => {
-            let touched: BTreeSet<&Vec<(String, Option<String>)>> = files.iter().map(|f| &f.partition).collect();
-            Remove::Files(base.files.iter().filter(|f| touched.contains(&f.partition)).cloned().collect())
+/// Which files of the base version the change takes away, and what of that version decided its outcome.
+fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[DataFile]) -> (Remove, Reads) {
+    if rebuild || table.mode == Mode::Replace {
+        return (if base.is_some() { Remove::Everything } else { Remove::Nothing }, Reads::Everything);
+    }
+    match &table.mode {
+        Mode::Append | Mode::Replace | Mode::Change(_) => (Remove::Nothing, Reads::Nothing),
+        Mode::ReplacePartitions => {
+            let touched: BTreeSet<Partition> = files.iter().map(|f| f.partition.clone()).collect();
+            let remove = match base {
+                None => Remove::Nothing,
+                Some(base) => Remove::Files(base.files.iter().filter(|f| touched.contains(&f.partition)).cloned().collect()),
+            };
+            (remove, Reads::Partitions(touched))
         }
     }
 }
 
 /// Deletes files that no version will name. Failing at it leaves garbage, not wrong data.
-pub(super) async fn discard(table: &BoundTable, files: &[DataFile]) {
+pub(super) async fn discard(at: &Location, files: &[DataFile]) {
     for file in files {
-        let path = object_store::path::Path::parse(format!("{}/{}", table.location.prefix, file.path));
-        if let Ok(path) = path
-            && let Err(e) = object_store::ObjectStoreExt::delete(table.location.store.as_ref(), &path).await
+        if let Ok(path) = at.path(&file.path)
+            && let Err(e) = object_store::ObjectStoreExt::delete(at.store.as_ref(), &path).await
         {
-            tracing::warn!(table = %table.name, file = file.path, error = %e, "could not delete an unpublished file");
+            tracing::warn!(place = at.display, file = file.path, error = %e, "could not delete an unpublished file");
         }
     }
 }
 
-/// Publishes the quarantine files that the table's checkpoint names, unless that has been done.
-async fn settle_quarantine(table: &BoundTable, checkpoint: &Checkpoint, cx: &RunContext) -> Result<()> {
-    if checkpoint.quarantine.is_empty() || cx.dry_run {
+/// Publishes the quarantine files that the table's checkpoint names, each batch's once, unless that has been done.
+async fn settle_quarantine(table: &BoundTable, unsettled: &[Unsettled], cx: &RunContext) -> Result<()> {
+    if cx.dry_run {
         return Ok(());
     }
-    // the run's own batch too: a table that was made anew counts its commits from 1 again
-    let last = checkpoint.batches.last().map(|b| b.0.as_str()).unwrap_or_default();
-    let batch = BatchId(format!("{}#{}#{last}", table.name, checkpoint.sequence));
-    for _ in 0..5 {
+    for Unsettled { batch, sequence, files } in unsettled {
+        // the run's own batch too: a table that was made anew counts its commits from 1 again
+        settle(table, BatchId(format!("{}#{sequence}#{batch}", table.name)), files, cx).await?;
+    }
+    Ok(())
+}
+
+async fn settle(table: &BoundTable, batch: BatchId, files: &[DataFile], cx: &RunContext) -> Result<()> {
+    for attempt in 1..=conflict::ATTEMPTS {
         let base = table.quarantine.snapshot().await?;
         let mut own = base.as_ref().map(|b| b.checkpoint.clone()).unwrap_or_default();
         if own.batches.contains(&batch) {
             return Ok(());
         }
-        own.sequence += 1;
-        own.batches.push(batch.clone());
+        own.advance(&batch, vec![]);
         let change = Change {
-            add: checkpoint.quarantine.clone(),
+            add: files.to_vec(),
             remove: Remove::Nothing,
+            reads: Reads::Nothing,
             batch: batch.clone(),
             checkpoint: own,
             schema: quarantine_schema(),
@@ -616,7 +655,8 @@ async fn settle_quarantine(table: &BoundTable, checkpoint: &Checkpoint, cx: &Run
         };
         match table.quarantine.commit(&base, change).await? {
             Commit::Published { .. } | Commit::AlreadyPublished => return Ok(()),
-            Commit::Conflict { .. } => {}
+            // an append has one only where the table's rules changed
+            Commit::Conflict { .. } => tokio::time::sleep(conflict::pause(attempt)).await,
         }
     }
     Err(Error::retry(format!("the quarantine table of {} is busy", table.name), "run again: its rows are kept and will be published then"))

@@ -95,7 +95,7 @@ pub async fn retract(
     let rewritten = write::files(&collect(exec, session.task_ctx()).await?)?;
     let after: u64 = rewritten.iter().map(|f| f.rows).sum();
     if before != after + retracted {
-        super::load::discard(table, &rewritten).await;
+        super::load::discard(&table.location, &rewritten).await;
         return Err(Error::bug(format!(
             "{}: {before} rows in the files to be written anew, but {after} written + {retracted} retracted; nothing was published",
             table.name

@@ -2,8 +2,13 @@
 
 mod bad_input;
 mod cases;
+mod concurrent;
+mod change_faults;
+mod extracts;
 mod faults;
+mod histories;
 mod leaks;
 mod olist;
+mod property;
 mod readers;
 mod schema;
