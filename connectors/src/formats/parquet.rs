@@ -64,7 +64,7 @@ struct Manifest {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Kept {
-    Inline(Checkpoint),
+    Inline(Box<Checkpoint>),
     /// The sidecar that `attempt` wrote.
     Sidecar {
         sequence: u64,
@@ -162,7 +162,7 @@ impl ParquetFormat {
         let files = self.files(&mut manifest).await?;
         let schema = from_json(&manifest.schema).map_err(|ty| damaged(&self.location, &entry(version), format!("unknown type {ty}")))?;
         let taken = match manifest.checkpoint {
-            Kept::Inline(checkpoint) => checkpoint,
+            Kept::Inline(checkpoint) => *checkpoint,
             Kept::Sidecar { sequence } => checkpoint::read(&self.location, sequence, manifest.attempt).await?,
         };
         let partitioned = !manifest.partition_columns.is_empty();
@@ -347,7 +347,7 @@ impl Log for ParquetFormat {
             schema,
             partition_columns: change.partition_columns.clone(),
             checkpoint: if inline(&change.checkpoint) {
-                Kept::Inline(change.checkpoint.clone())
+                Kept::Inline(Box::new(change.checkpoint.clone()))
             } else {
                 Kept::Sidecar { sequence: change.checkpoint.sequence }
             },
