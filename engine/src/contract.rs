@@ -41,6 +41,8 @@ pub struct Column {
     pub timezone: Option<chrono_tz::Tz>,
     /// Where in a nested record the value lies (`user.id`, `items[0].sku`); the name when absent.
     pub path: Option<String>,
+    /// Names that the column had before: of the table's column, and of the field in files that are older than its name.
+    pub was: Vec<String>,
     pub description: Option<String>,
     pub tags: Vec<String>,
 }
@@ -117,7 +119,17 @@ pub fn absent_bits(columns: impl IntoIterator<Item = usize>) -> Option<Vec<u8>> 
 impl Column {
     /// A nullable column with default formats.
     pub fn new(name: impl Into<String>, ty: ContractType) -> Self {
-        Column { name: name.into(), ty, required: false, formats: vec![], timezone: None, path: None, description: None, tags: vec![] }
+        Column {
+            name: name.into(),
+            ty,
+            required: false,
+            formats: vec![],
+            timezone: None,
+            path: None,
+            was: vec![],
+            description: None,
+            tags: vec![],
+        }
     }
 }
 

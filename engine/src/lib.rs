@@ -13,6 +13,7 @@ pub mod consumed;
 pub mod contract;
 pub mod dedup;
 pub mod error;
+pub mod evolve;
 pub mod keys;
 pub mod ledger;
 pub mod load;

@@ -16,6 +16,7 @@ use crate::batches::Batches;
 use crate::change::ChangeState;
 use crate::consumed::Consumed;
 use crate::error::Result;
+use crate::evolve::SchemaChange;
 
 /// `layer.name`, e.g. `silver.orders`. Both parts are lower-case identifiers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -76,6 +77,9 @@ pub struct Checkpoint {
     /// can be finished by any other. At most one entry a batch.
     #[serde(rename = "unsettled")]
     pub quarantine: Vec<Unsettled>,
+    /// What commits did to the columns, the newest last. The log forgets it sooner or later.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schemas: Vec<SchemaChange>,
 }
 
 /// The quarantine files of one batch, which the quarantine table takes after the table's own commit.
@@ -118,15 +122,17 @@ struct Stored {
     quarantine: Vec<DataFile>,
     #[serde(default)]
     unsettled: Vec<Unsettled>,
+    #[serde(default)]
+    schemas: Vec<SchemaChange>,
 }
 
 impl From<Stored> for Checkpoint {
     fn from(stored: Stored) -> Self {
-        let Stored { sequence, batches, files, upstream, definition, state, quarantine, mut unsettled } = stored;
+        let Stored { sequence, batches, files, upstream, definition, state, quarantine, mut unsettled, schemas } = stored;
         if let (false, Some(batch)) = (quarantine.is_empty(), batches.last()) {
             unsettled.push(Unsettled { batch: batch.clone(), sequence, files: quarantine });
         }
-        Checkpoint { sequence, batches, files, upstream, definition, state, quarantine: unsettled }
+        Checkpoint { sequence, batches, files, upstream, definition, state, quarantine: unsettled, schemas }
     }
 }
 

@@ -358,6 +358,7 @@ fn bind_table(
             max_rejected: table.max_rejected,
             provenance: table.provenance.unwrap_or(true) && !changes,
             on_changed_file: table.on_changed_file.unwrap_or(OnChangedFile::Fail),
+            on_type_change: table.schema.unwrap_or_default().on_type_change,
             descriptions,
         },
         reads,
@@ -385,6 +386,7 @@ fn contract(table: &Table, pipeline: &spec::Pipeline) -> Option<Contract> {
             formats: c.formats.0.clone(),
             timezone: c.timezone.or(pipeline.timezone).map(|z| z.0),
             path: c.path.clone(),
+            was: c.was.0.clone(),
             description: c.description.clone(),
             tags: c.tags.clone(),
         })

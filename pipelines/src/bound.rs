@@ -24,7 +24,7 @@ use crate::diagnostic::Diagnostics;
 use crate::graph::Graph;
 use crate::look::Listings;
 use crate::spec::{Loaded, SampleSpec};
-pub use crate::spec::{MaxRejected, OnChangedFile};
+pub use crate::spec::{MaxRejected, OnChangedFile, OnTypeChange};
 
 /// A whole pipeline for one environment.
 #[derive(Debug)]
@@ -117,6 +117,7 @@ pub struct BoundTable {
     pub max_rejected: Option<MaxRejected>,
     pub provenance: bool,
     pub on_changed_file: OnChangedFile,
+    pub on_type_change: OnTypeChange,
     /// Descriptions of columns, for the table's log.
     pub descriptions: BTreeMap<String, String>,
     /// Hash of all that decides the table's rows.
@@ -156,6 +157,21 @@ impl Bound {
         for complaint in &complaints {
             out.push(self.loaded.diagnose(&["tables", &name], complaint));
         }
+    }
+}
+
+impl Bound {
+    /// Complaints about a table as text for a report, each with its file, line and column, and its remedy.
+    pub fn located(&self, table: &TableName, complaints: &[Complaint]) -> String {
+        let mut all = Diagnostics::default();
+        self.diagnose(table, complaints.to_vec(), &mut all);
+        let lines = all.to_json(&self.loaded.sources).into_iter().map(|d| {
+            let text = |key: &str| d[key].as_str().unwrap_or_default().to_owned();
+            let place = if d["line"].is_null() { String::new() } else { format!("{}:{}:{}: ", text("file"), d["line"], d["column"]) };
+            let help = if d["help"].is_null() { String::new() } else { format!(" ({})", text("help")) };
+            format!("{place}{}{help}", text("message"))
+        });
+        lines.collect::<Vec<_>>().join("; ")
     }
 }
 

@@ -18,6 +18,7 @@ pub mod run;
 pub mod sample;
 pub mod schema;
 pub mod spec;
+pub mod table_schema;
 pub mod units;
 pub mod when;
 pub mod yaml;

@@ -19,7 +19,7 @@ use smelt_engine::types::ContractType;
 use smelt_engine::write::PartitionBy;
 
 pub use load::{LoadOptions, Loaded, load, load_os, resolve_keys};
-pub use values::{ByteSize, Formats, MaxRejected, Zone};
+pub use values::{ByteSize, Formats, MaxRejected, Names, Zone};
 
 use crate::yaml::{Ordered, SecretRef, Spanned, Unavailable};
 
@@ -32,7 +32,6 @@ pub(crate) const UNAVAILABLE: Unavailable<'static> = &[
     ("Table", "publish"),
     ("Optimize", "sort_by"),
     ("Optimize", "when_small_files"),
-    ("OnTypeChange", "widen"),
     ("Mask", "encrypt"),
     ("Mask", "fpe"),
     ("Mask", "substitute"),
@@ -185,6 +184,7 @@ pub struct ColumnSpec {
     pub formats: Formats,
     pub timezone: Option<Zone>,
     pub path: Option<String>,
+    pub was: Names,
     pub description: Option<String>,
     pub tags: Vec<String>,
 }
@@ -199,7 +199,7 @@ pub struct SchemaRules {
     /// A column of the contract that a file lacks: `fail` (the default) or `ignore` (fill with NULL).
     #[serde(default)]
     pub on_missing_column: OnMissingColumn,
-    /// A column whose type in the table differs from the contract: `fail`.
+    /// A column whose type in the table differs from the contract: `fail` (the default) or `widen` (take the type that holds the values of both).
     #[serde(default)]
     pub on_type_change: OnTypeChange,
 }
@@ -211,6 +211,10 @@ pub enum OnTypeChange {
     /// Stop before anything is written.
     #[default]
     Fail,
+    /// Take the wider of the two types, where it holds every value of the other: `int32` and `int64`, `float` and `double`, `int32` and
+    /// `double`, `decimal(8,2)` and `decimal(12,4)`, `int64` and `decimal(20,0)`, inside structs, lists and maps too. Files of the
+    /// table are written anew where its type becomes wider. Any other change fails.
+    Widen,
 }
 
 /// What to do about an input file that changed after it was loaded.

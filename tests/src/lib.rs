@@ -2,9 +2,9 @@
 //! stores that die, and a naive model of the change modes.
 
 pub mod faults;
-pub mod server;
 pub mod memory;
 pub mod model;
+pub mod server;
 
 use std::path::Path;
 use std::sync::Arc;

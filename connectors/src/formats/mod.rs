@@ -15,6 +15,7 @@ mod publish;
 mod rebase;
 mod scan;
 mod schema;
+mod schema_log;
 mod symlink;
 
 #[cfg(test)]
@@ -28,6 +29,7 @@ use smelt_engine::table::TableFormat;
 
 pub use delta::DeltaFormat;
 pub use parquet::ParquetFormat;
+pub use schema_log::{LoggedSchema, schema_log};
 
 use crate::stores::Location;
 

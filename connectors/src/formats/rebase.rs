@@ -112,6 +112,8 @@ fn merge(base: &Checkpoint, ours: &Checkpoint, theirs: &Checkpoint) -> Result<Ch
     };
     Ok(Checkpoint {
         state,
+        // a change of the columns conflicts with any other
+        schemas: latest(&base.schemas, &ours.schemas, &theirs.schemas),
         sequence: theirs.sequence + 1,
         batches,
         files,

@@ -345,6 +345,53 @@ async fn added_columns_are_null_in_old_files_and_changed_ones_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn members_of_structs_are_added_and_null_in_old_files() {
+    use arrow::array::StructArray;
+    for (place, format) in tables() {
+        let at = &place.location;
+        // a file whose only columns are a number and a struct of the given members
+        let write = async |path: &str, members: Vec<(&str, ArrayRef)>| {
+            let fields: Vec<Field> = members.iter().map(|(n, a)| Field::new(*n, a.data_type().clone(), true)).collect();
+            let whole: ArrayRef = Arc::new(StructArray::new(fields.into(), members.into_iter().map(|(_, a)| a).collect(), None));
+            let id: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+            let batch = RecordBatch::try_from_iter_with_nullable([("id", id, true), ("u", Arc::clone(&whole), true)]).unwrap();
+            let mut bytes = vec![];
+            let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+            let file = DataFile {
+                path: path.into(),
+                partition: vec![],
+                rows: 2,
+                bytes: bytes.len() as u64,
+                stats: Some(r#"{"numRecords":2}"#.into()),
+                modified: 1,
+            };
+            at.store.put(&at.path(path).unwrap(), bytes.into()).await.unwrap();
+            let schema = Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("u", whole.data_type().clone(), true)]);
+            (file, Arc::new(schema))
+        };
+        let texts = |v: [&str; 2]| Arc::new(StringArray::from(v.to_vec())) as ArrayRef;
+        let old = write("a.parquet", vec![("name", texts(["x", "y"]))]).await;
+        let new = write("b.parquet", vec![("city", texts(["SP", "RJ"])), ("name", texts(["v", "w"]))]).await;
+        for (n, (file, schema)) in [old, new].into_iter().enumerate() {
+            let base = format.snapshot().await.unwrap();
+            let mut change = change(&place, &base, n as u64 + 1).await;
+            (change.add, change.schema, change.partition_columns) = (vec![file], schema, vec![]);
+            format.commit(&base, change).await.unwrap();
+        }
+        let now = format.snapshot().await.unwrap();
+        let f = format.as_ref();
+        assert_eq!(values(f, &now, "select u['name'] from t order by 1").await, ["v", "w", "x", "y"]);
+        assert_eq!(values(f, &now, "select count(*) from t where u['city'] is null").await, ["2"]);
+        assert_eq!(values(f, &now, "select u['name'] from t where u['city'] = 'SP'").await, ["v"]);
+        let log = super::schema_log(if f.name() == "delta" { FormatKind::Delta } else { FormatKind::Parquet }, at).await.unwrap();
+        let seen: Vec<_> = log.iter().map(|l| (l.version, l.batch.as_deref().unwrap_or_default(), l.schema.fields().len())).collect();
+        assert_eq!(seen, [(0, "batch-1", 2), (1, "batch-2", 2)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_published_once() {
     for (place, format) in tables() {
         let first = change(&place, &None, 1).await;

@@ -27,7 +27,7 @@ use super::csv_decode::CsvDecoder;
 use super::csv_split::CsvSplitter;
 use super::feed::RowFeed;
 use super::scan::{Records, text_table};
-use super::{Compression, Encoding, Paths, SourceFile, raw_schema, yes};
+use super::{Compression, Encoding, Paths, SourceFile, former, raw_schema, yes};
 
 /// Delimited text files. Columns are matched to the contract by the names in each file's header, in any order.
 ///
@@ -390,6 +390,9 @@ impl CsvRecords {
                     alike.first().copied()
                 }
             };
+            // a file from before the column was renamed
+            let position =
+                position.or_else(|| former(&self.contract, column).find_map(|old| exact.get(old).copied().filter(|p| !taken[*p])));
             match position {
                 Some(position) => {
                     taken[position] = true;

@@ -287,7 +287,7 @@ not json
             let options = JsonOptions { flatten, explode: explode.map(Into::into), rescue: true, ..Default::default() };
             let columns = infer_json(CLICKS.as_bytes(), &options);
             let kind = |c: &Column| if nested(&c.ty) { JsonKind::Json } else { JsonKind::Scalar };
-            let wanted = columns.iter().map(|c| JsonColumn { name: c.name.clone(), path: c.path.clone(), kind: kind(c) }).collect();
+            let wanted = columns.iter().map(|c| JsonColumn { path: c.path.clone(), ..JsonColumn::new(&c.name, kind(c)) }).collect();
             let decoder = JsonDecoder::new(wanted, options, Arc::new(vec!["x".into()]), vec![]).unwrap();
             let block = Block { file: 0, bytes: CLICKS.into(), first_line: 1, offset: 0, last: true };
             let batch = decoder.decode(block).unwrap().remove(0);

@@ -270,7 +270,9 @@ pub async fn new_columns(spec: &SourceSpec, files: &[SourceFile], contract: &Con
     let mut new: Vec<Column> = vec![];
     let mut found = |column: Column| {
         let same = |c: &Column| {
-            c.path.as_deref().unwrap_or(&c.name).eq_ignore_ascii_case(&column.name) || c.name.eq_ignore_ascii_case(&column.name)
+            c.path.as_deref().unwrap_or(&c.name).eq_ignore_ascii_case(&column.name)
+                || c.name.eq_ignore_ascii_case(&column.name)
+                || c.was.iter().any(|w| w.eq_ignore_ascii_case(&column.name))
         };
         if !contract.columns.iter().any(same) && !new.iter().any(same) {
             new.push(column);
@@ -294,6 +296,20 @@ pub async fn new_columns(spec: &SourceSpec, files: &[SourceFile], contract: &Con
         SourceSpec::Json(json) => return json_source::new_columns(json, files, contract).await,
     }
     Ok(new)
+}
+
+/// Columns of the contract whose structs have more members in `files` than the contract names, for `on_new_column: add`.
+pub async fn new_members(spec: &SourceSpec, files: &[SourceFile], contract: &Contract) -> Result<Vec<(String, ContractType)>> {
+    match spec {
+        SourceSpec::Json(json) => json_source::new_members(json, files, contract).await,
+        _ => Ok(vec![]),
+    }
+}
+
+/// The former names of `column` that no other column of the contract goes by: what a file that lacks the column may call it.
+pub(crate) fn former<'a>(contract: &'a Contract, column: &'a Column) -> impl Iterator<Item = &'a str> {
+    let taken = |name: &str| contract.columns.iter().any(|c| c.path.as_deref().unwrap_or(&c.name) == name || c.name == name);
+    column.was.iter().map(String::as_str).filter(move |name| !taken(name))
 }
 
 /// A Parquet column in its own type; one that contracts have no word for is a string.

@@ -24,14 +24,14 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use smelt_engine::contract::{Contract, OnMissingColumn, OnNewColumn, absent_bits, hidden};
+use smelt_engine::contract::{Column, Contract, OnMissingColumn, OnNewColumn, absent_bits, hidden};
 use smelt_engine::error::{Error, Result};
 use smelt_engine::ledger::Ledger;
 
 use super::bytes::changed;
 use super::feed::RowFeed;
 use super::scan::{Producers, RawTable, Run, Scan};
-use super::{Paths, SourceFile, hidden_fields, yes};
+use super::{Paths, SourceFile, former, hidden_fields, yes};
 
 /// Rows of a batch.
 const BATCH: usize = 8192;
@@ -82,7 +82,7 @@ pub(super) async fn open(files: Vec<SourceFile>, contract: &Contract, threads: u
             *ty = if constant {
                 Some(DataType::Utf8View)
             } else {
-                position(&schema, column.path.as_deref().unwrap_or(&column.name)).map(|i| schema.field(i).data_type().clone())
+                found(&schema, contract, column).map(|i| schema.field(i).data_type().clone())
             };
         }
         if types.iter().all(Option::is_some) || contract.on_missing_column == OnMissingColumn::Fail {
@@ -259,7 +259,7 @@ fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema
     let (mut sources, mut absent) = (vec![], vec![]);
     for (at, column) in contract.columns.iter().enumerate() {
         let default = contract.changes.as_ref().filter(|c| c.op == column.name).and_then(|c| c.default);
-        let found = position(schema, column.path.as_deref().unwrap_or(&column.name));
+        let found = found(schema, contract, column);
         if let Some(i) = found {
             taken[i] = true;
         }
@@ -319,6 +319,12 @@ fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema
     read.sort_unstable();
     read.dedup();
     Ok(Plan { columns, rescue, read })
+}
+
+/// The file's column for one of the contract, under its name or a former one.
+fn found(schema: &Schema, contract: &Contract, column: &Column) -> Option<usize> {
+    position(schema, column.path.as_deref().unwrap_or(&column.name))
+        .or_else(|| former(contract, column).find_map(|old| position(schema, old)))
 }
 
 /// The column of that name: exactly, else whatever its case.

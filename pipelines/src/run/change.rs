@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::prelude::SessionContext;
-use smelt_engine::change::{self, ChangeMode, ChangeState, Counts, Job, Kind, Missing, Shape, Way};
+use smelt_engine::change::{self, ChangeMode, ChangeState, Counts, Job, Kind, Missing, Way};
 use smelt_engine::contract::OnMissingColumn;
 use smelt_engine::load::Assembled;
 use smelt_engine::steps::Scope;
@@ -18,15 +18,15 @@ use crate::report::ChangeReport;
 use super::context::RunContext;
 use super::load::Written;
 
-/// The columns of the table under its change mode, put into `assembled`; `None` in the other modes.
+/// The columns of the table, were it new, and those that it is partitioned by: those of the rows, and what a change mode adds.
 ///
 /// # Errors
 /// `Error::Pipeline` where the table was made in another mode or by other keys.
-pub fn shape(table: &BoundTable, assembled: &mut Assembled, base: Option<&Snapshot>) -> Result<Option<Shape>> {
+pub fn columns(table: &BoundTable, assembled: &Assembled, base: Option<&Snapshot>) -> Result<(SchemaRef, Vec<String>)> {
     let Some(mode) = table.mode.change() else {
         return match base.and_then(|b| b.checkpoint.state.as_ref()) {
             Some(state) => Err(other_mode(table, &state.identity, table.mode.name())),
-            None => Ok(None),
+            None => Ok((Arc::clone(&assembled.schema), assembled.partition_columns.clone())),
         };
     };
     if let Some(base) = base {
@@ -38,10 +38,8 @@ pub fn shape(table: &BoundTable, assembled: &mut Assembled, base: Option<&Snapsh
             Some(_) => {}
         }
     }
-    let shape = change::shape(mode, &assembled.schema, base.map(|b| b.schema.as_ref()), &table.partition_by)?;
-    assembled.schema = Arc::clone(&shape.schema);
-    assembled.partition_columns.clone_from(&shape.partition_columns);
-    Ok(Some(shape))
+    let shape = change::shape(mode, &assembled.schema, None, &table.partition_by)?;
+    Ok((shape.schema, shape.partition_columns))
 }
 
 fn other_mode(table: &BoundTable, old: &str, new: &str) -> Error {
@@ -60,7 +58,6 @@ fn other_mode(table: &BoundTable, old: &str, new: &str) -> Error {
 /// One load that changes rows.
 #[allow(missing_debug_implementations, reason = "a session has none")]
 pub struct Changing<'a> {
-    table: &'a BoundTable,
     mode: &'a ChangeMode,
     job: Job<'a>,
     /// The table is made anew.
@@ -69,15 +66,17 @@ pub struct Changing<'a> {
 
 impl<'a> Changing<'a> {
     /// `base`: the version that the change builds on; `None` where the table is new or rebuilt. `schema`: the table's after the change.
+    /// `None` in other modes.
     pub fn new(
         table: &'a BoundTable,
         cx: &'a RunContext,
         session: &'a SessionContext,
         base: Option<&'a Snapshot>,
-        shape: Shape,
-        schema: SchemaRef,
-    ) -> Result<Self> {
-        let mode = table.mode.change().ok_or_else(|| Error::bug("no change mode"))?;
+        rows: &Assembled,
+        schema: &SchemaRef,
+    ) -> Result<Option<Self>> {
+        let Some(mode) = table.mode.change() else { return Ok(None) };
+        let shape = change::shape(mode, &rows.schema, base.map(|b| b.schema.as_ref()), &table.partition_by)?;
         let contract = table.contract.as_ref().filter(|c| c.on_missing_column == OnMissingColumn::Ignore);
         let missing =
             Missing { columns: shape.missing.clone(), contract: contract.map(|c| c.columns.iter().map(|c| c.name.clone()).collect()) };
@@ -92,7 +91,7 @@ impl<'a> Changing<'a> {
         let job = Job {
             mode,
             shape,
-            schema,
+            schema: Arc::clone(schema),
             missing,
             partition_by: &table.partition_by,
             base,
@@ -103,7 +102,7 @@ impl<'a> Changing<'a> {
             threads: cx.resources.threads,
             now,
         };
-        Ok(Changing { table, mode, job, replaces: base.is_none() })
+        Ok(Some(Changing { mode, job, replaces: base.is_none() }))
     }
 
     /// Rows that were read, and what they would change.
@@ -133,8 +132,7 @@ impl<'a> Changing<'a> {
         Ok(Written {
             rows: self.judged(prepared.events(), &counts, prepared.truncates()),
             batch: prepared.batch()?,
-            remove: if self.replaces { Remove::Everything } else { Remove::Files(applied.remove) },
-            reads: Reads::Everything,
+            removes: Some((if self.replaces { Remove::Everything } else { Remove::Files(applied.remove) }, Reads::Everything)),
             files: applied.add,
             state: Some(ChangeState { identity: self.mode.identity(), ..applied.state }),
             remembered: applied.remembered,
@@ -144,7 +142,6 @@ impl<'a> Changing<'a> {
 
     /// Rows that came to the change and were not refused by it. In a snapshot, rows that show nothing new are not looked at again.
     fn judged(&self, events: u64, counts: &Counts, truncates: u64) -> u64 {
-        debug_assert!(self.table.mode.change().is_some());
         if self.mode.kind == Kind::Snapshot { events } else { counts.events + truncates }
     }
 }

@@ -37,6 +37,7 @@ use crate::units;
 use super::change;
 use super::conflict::{self, Conflict};
 use super::context::RunContext;
+use super::evolve;
 use super::input::{self, Taken};
 use super::retract;
 
@@ -86,7 +87,10 @@ pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> T
             let error = if personal(table, cx) { without_values(error) } else { error };
             report.exit_code = exit_code(&error);
             report.help = error.help().map(str::to_owned);
-            report.error = Some(error.to_string());
+            report.error = Some(match &error {
+                Error::Pipeline(complaints) => cx.bound.located(&table.name, complaints),
+                other => other.to_string(),
+            });
         }
     }
     progress.finish(&report);
@@ -117,7 +121,7 @@ async fn try_load(
     ledger: &Arc<Ledger>,
     report: &mut TableReport,
 ) -> Result<Loaded> {
-    let base = cx.snapshot(table).await?;
+    let mut base = cx.snapshot(table).await?;
     if let Some(base) = &base {
         report.version = Some(base.version);
         settle_quarantine(table, &base.checkpoint.quarantine, cx).await?;
@@ -164,9 +168,21 @@ async fn try_load(
         }
     };
     let scope = Scope { session: &session, keys: &cx.bound.keys, now: cx.now, step: 0, route: None };
-    let mut assembled = assemble(plan, &spec(table, &sensitive), &scope).await?;
-    let shape = change::shape(table, &mut assembled, base.as_ref().filter(|_| !rebuild))?;
-    let schema = reconcile(&base, &assembled, rebuild, ledger)?;
+    let assembled = assemble(plan, &spec(table, &sensitive), &scope).await?;
+    let (schema, partitions) = change::columns(table, &assembled, base.as_ref().filter(|_| !rebuild))?;
+    let evolution = evolve::reconcile(table, base.as_ref(), &schema, &partitions, rebuild)?;
+    evolution.notes.iter().for_each(|note| ledger.warn(note, 0));
+    let assembled = evolve::fit(assembled, &evolution)?;
+    // rows that change rows meet the table as it will be
+    let mut settled = None;
+    if table.mode.change().is_some() && evolution.rewrites() {
+        if cx.dry_run {
+            report.warnings.insert("not tried: the table's columns have to be changed first".into(), 0);
+            return Ok(Loaded::Done(Status::DryRun));
+        }
+        settled = evolve::settle(table, cx, &base, &evolution).await?;
+        base = settled.clone().or(base);
+    }
 
     let now = cx.now.timestamp_millis();
     let sink = Arc::new(QuarantineSink::new(WriteSpec {
@@ -176,10 +192,8 @@ async fn try_load(
     ledger.set_sink(Arc::clone(&sink) as _);
     ledger.set_batch(cx.batch.0.clone());
     ledger.set_table(table.name.to_string());
-    let changing = match shape {
-        Some(shape) => Some(change::Changing::new(table, cx, &session, base.as_ref().filter(|_| !rebuild), shape, Arc::clone(&schema))?),
-        None => None,
-    };
+    let known = base.clone().filter(|_| !rebuild);
+    let changing = change::Changing::new(table, cx, &session, known.as_ref(), &assembled, &evolution.schema)?;
     if let (true, Some(changing)) = (cx.dry_run, &changing) {
         let outcome = changing.preview(&assembled, &scope).await;
         sink.abort().await;
@@ -205,12 +219,23 @@ async fn try_load(
     let written = match &changing {
         Some(changing) => changing.execute(&assembled, &scope).await,
         None => match execute(table, cx, &session, &base, &assembled).await {
-            Ok(files) => Written::appended(table, &base, rebuild, files, &assembled).await,
+            Ok(files) => Written::appended(table, files, &assembled).await,
             Err(e) => Err(e),
         },
     };
     let judged = match written {
-        Ok(mut written) => match finished(table, cx, ledger, &session, &base, &changed, &mut written).await {
+        // a load that fails changes no column either
+        Ok(written) => match judge(table, ledger, &session, &written).await {
+            Ok(()) if table.mode.change().is_none() => match evolve::settle(table, cx, &base, &evolution).await {
+                Ok(now) => {
+                    settled = now;
+                    Ok(written)
+                }
+                Err(e) => {
+                    written.discard(table).await;
+                    Err(e)
+                }
+            },
             Ok(()) => Ok(written),
             Err(e) => {
                 written.discard(table).await;
@@ -219,25 +244,35 @@ async fn try_load(
         },
         Err(e) => Err(e),
     };
-    let written = match judged {
+    let mut written = match judged {
         Ok(written) => written,
         Err(e) => {
             sink.abort().await;
             return Err(e);
         }
     };
+    if !changed.is_empty()
+        && let Err(e) = retract::retract(table, cx, &settled.clone().or_else(|| base.clone()), &changed, rebuild, &mut written, ledger).await
+    {
+        written.discard(table).await;
+        sink.abort().await;
+        return Err(e);
+    }
     let rejected = sink.finish().await?;
 
+    evolve::record(&mut checkpoint, &evolution, settled.as_ref(), &cx.batch, cx.now.timestamp_millis());
+    let base = settled.or(base);
     checkpoint.advance(&cx.batch, rejected.clone());
     checkpoint.upstream = upstream;
     checkpoint.definition = table.definition.clone();
     checkpoint.state.clone_from(&written.state);
+    let (remove, reads) = written.removes.clone().unwrap_or_else(|| removal(table, &base, rebuild, &written.files));
     let change = Change {
-        remove: written.remove.clone(),
-        reads: written.reads.clone(),
+        remove,
+        reads,
         batch: cx.batch.clone(),
         checkpoint: checkpoint.clone(),
-        schema,
+        schema: evolution.schema,
         partition_columns: assembled.partition_columns.clone(),
         descriptions: table.descriptions.clone(),
         operation: table.mode.name().into(),
@@ -269,8 +304,8 @@ async fn try_load(
 #[derive(Debug)]
 pub struct Written {
     pub files: Vec<DataFile>,
-    pub remove: Remove,
-    pub reads: Reads,
+    /// What goes, and what decided that; `None`: what the mode says.
+    pub removes: Option<(Remove, Reads)>,
     /// Rows of the load that are in the table now, or were taken into account.
     pub rows: u64,
     /// Rows of the load, for expectations over all of them.
@@ -283,13 +318,7 @@ pub struct Written {
 
 impl Written {
     /// Of modes whose rows are those of the load.
-    async fn appended(
-        table: &BoundTable,
-        base: &Option<Snapshot>,
-        rebuild: bool,
-        files: Vec<DataFile>,
-        assembled: &Assembled,
-    ) -> Result<Self> {
+    async fn appended(table: &BoundTable, files: Vec<DataFile>, assembled: &Assembled) -> Result<Self> {
         let snapshot = Snapshot {
             version: 0,
             schema: Arc::clone(&assembled.schema),
@@ -298,10 +327,8 @@ impl Written {
             checkpoint: Checkpoint::default(),
             state: Arc::new(()),
         };
-        let (remove, reads) = removal(table, base, rebuild, &files);
         Ok(Written {
-            remove,
-            reads,
+            removes: None,
             rows: files.iter().map(|f| f.rows).sum(),
             batch: table.format.provider(&snapshot).await?,
             files,
@@ -397,44 +424,6 @@ fn without_values(error: Error) -> Error {
     }
 }
 
-/// The table's schema after this load, or why the table cannot take these rows.
-fn reconcile(base: &Option<Snapshot>, assembled: &Assembled, rebuild: bool, ledger: &Ledger) -> Result<arrow::datatypes::SchemaRef> {
-    let Some(base) = base.as_ref().filter(|_| !rebuild) else { return Ok(Arc::clone(&assembled.schema)) };
-    let mut complaints = vec![];
-    if base.partition_columns != assembled.partition_columns {
-        complaints.push(
-            Complaint::at(["partition_by"], format!("the table is partitioned by [{}]", base.partition_columns.join(", ")))
-                .help("keep that, or rebuild the table with --full-refresh"),
-        );
-    }
-    let mut fields: Vec<_> = base.schema.fields().iter().cloned().collect();
-    for field in assembled.schema.fields() {
-        match base.schema.field_with_name(field.name()) {
-            Ok(old) if old.data_type() != field.data_type() => {
-                let show = |ty| smelt_engine::types::ContractType::from_arrow(ty).map_or_else(|| format!("{ty}"), |t| t.to_string());
-                complaints.push(
-                    Complaint::at(
-                        ["columns".to_owned(), field.name().clone()],
-                        format!("`{}` is {} in the table and {} here", field.name(), show(old.data_type()), show(field.data_type())),
-                    )
-                    .help("keep the type, or rebuild the table with --full-refresh"),
-                );
-            }
-            Ok(_) => {}
-            Err(_) => {
-                ledger.warn(format!("column `{}` is new and was added to the table", field.name()), 0);
-                fields.push(Arc::clone(field));
-            }
-        }
-    }
-    for old in base.schema.fields() {
-        if assembled.schema.field_with_name(old.name()).is_err() && !hidden::RESERVED.contains(&old.name().as_str()) {
-            ledger.warn(format!("column `{}` of the table is not given any more; new rows have NULL there", old.name()), 0);
-        }
-    }
-    if complaints.is_empty() { Ok(Arc::new(arrow::datatypes::Schema::new(fields))) } else { Err(Error::Pipeline(complaints)) }
-}
-
 /// Runs the plan to finished files.
 async fn execute(
     table: &BoundTable,
@@ -478,28 +467,6 @@ async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, wr
     closes(table, ledger, written.rows)?;
     verdict(table, ledger, rows_read(table, ledger))?;
     expectations(table, ledger, session, written).await
-}
-
-/// Judges the batch, and then takes the rows of changed input files out of the table.
-async fn finished(
-    table: &BoundTable,
-    cx: &RunContext,
-    ledger: &Ledger,
-    session: &SessionContext,
-    base: &Option<Snapshot>,
-    changed: &[String],
-    written: &mut Written,
-) -> Result<()> {
-    judge(table, ledger, session, written).await?;
-    if let (Some(base), false) = (base, changed.is_empty()) {
-        let (remove, rewritten) = retract::retract(table, cx, base, changed, written.remove.clone(), ledger).await?;
-        written.remove = remove;
-        if written.reads == Reads::Nothing {
-            written.reads = Reads::Files;
-        }
-        written.files.extend(rewritten);
-    }
-    Ok(())
 }
 
 /// Law 2: every row that was read is accounted for.
@@ -593,7 +560,7 @@ async fn expectations(table: &BoundTable, ledger: &Ledger, session: &SessionCont
 }
 
 /// Which files of the base version the change takes away, and what of that version decided its outcome.
-fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[DataFile]) -> (Remove, Reads) {
+pub(super) fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[DataFile]) -> (Remove, Reads) {
     if rebuild || table.mode == Mode::Replace {
         return (if base.is_some() { Remove::Everything } else { Remove::Nothing }, Reads::Everything);
     }
@@ -611,7 +578,7 @@ fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[
 }
 
 /// Deletes files that no version will name. Failing at it leaves garbage, not wrong data.
-pub(super) async fn discard(at: &Location, files: &[DataFile]) {
+pub async fn discard(at: &Location, files: &[DataFile]) {
     for file in files {
         if let Ok(path) = at.path(&file.path)
             && let Err(e) = object_store::ObjectStoreExt::delete(at.store.as_ref(), &path).await

@@ -3,6 +3,7 @@
 pub mod change;
 pub mod conflict;
 pub mod context;
+pub mod evolve;
 pub mod input;
 pub mod load;
 pub mod retract;

@@ -11,13 +11,14 @@ use datafusion::prelude::{DataFrame, SessionContext};
 use futures::{StreamExt, TryStreamExt};
 use smelt_engine::contract::hidden;
 use smelt_engine::ledger::Ledger;
-use smelt_engine::table::{DataFile, Remove, Snapshot};
+use smelt_engine::table::{DataFile, Reads, Remove, Snapshot};
 use smelt_engine::write::{self, WriteSpec};
 use smelt_engine::{Error, Result};
 
 use crate::bound::BoundTable;
 
 use super::context::RunContext;
+use super::load::{Written, discard, removal};
 
 /// Whether rows of the table know their file at all.
 ///
@@ -34,18 +35,21 @@ fn unattributed(why: &str) -> Error {
     )
 }
 
-/// Adds to `remove`, which is what the load itself removes, the data files that hold rows of the input files `changed`. Gives the
-/// files that take their places, written and not published. The rows taken out are counted as a warning.
+/// Adds to what the load removes from `newest` the data files that hold rows of the input files `changed`, and to what it wrote the
+/// files that take their places. The rows taken out are counted as a warning.
 pub async fn retract(
     table: &BoundTable,
     cx: &RunContext,
-    base: &Snapshot,
+    newest: &Option<Snapshot>,
     changed: &[String],
-    remove: Remove,
+    rebuild: bool,
+    written: &mut Written,
     ledger: &Ledger,
-) -> Result<(Remove, Vec<DataFile>)> {
+) -> Result<()> {
+    let Some(base) = newest else { return Ok(()) };
+    let (remove, reads) = written.removes.clone().unwrap_or_else(|| removal(table, newest, rebuild, &written.files));
     let mut removed = match remove {
-        Remove::Everything => return Ok((Remove::Everything, vec![])),
+        Remove::Everything => return Ok(()),
         Remove::Nothing => vec![],
         Remove::Files(files) => files,
     };
@@ -77,8 +81,7 @@ pub async fn retract(
     let retracted: u64 = counts.iter().map(|(_, rows)| rows).sum();
     ledger.warn("rows retracted, of files that changed and were loaded again", usize::try_from(retracted).unwrap_or(usize::MAX));
     if counts.is_empty() {
-        let remove = if removed.is_empty() { Remove::Nothing } else { Remove::Files(removed) };
-        return Ok((remove, vec![]));
+        return Ok(());
     }
 
     let holding: Vec<DataFile> = counts.into_iter().map(|(file, _)| file).collect();
@@ -95,14 +98,17 @@ pub async fn retract(
     let rewritten = write::files(&collect(exec, session.task_ctx()).await?)?;
     let after: u64 = rewritten.iter().map(|f| f.rows).sum();
     if before != after + retracted {
-        super::load::discard(&table.location, &rewritten).await;
+        discard(&table.location, &rewritten).await;
         return Err(Error::bug(format!(
             "{}: {before} rows in the files to be written anew, but {after} written + {retracted} retracted; nothing was published",
             table.name
         )));
     }
     removed.extend(holding);
-    Ok((Remove::Files(removed), rewritten))
+    // what it looked at beyond the mode's own are the files that it writes anew
+    written.removes = Some((Remove::Files(removed), if reads == Reads::Nothing { Reads::Files } else { reads }));
+    written.files.extend(rewritten);
+    Ok(())
 }
 
 /// The rows of some of the table's files.

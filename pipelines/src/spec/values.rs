@@ -35,6 +35,10 @@ pub struct Zone(pub chrono_tz::Tz);
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Formats(pub Vec<String>);
 
+/// One name, or several.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names(pub Vec<String>);
+
 impl std::str::FromStr for ByteSize {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
@@ -167,6 +171,38 @@ impl<'de> Deserialize<'de> for Formats {
     }
 }
 
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Names;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name, or a list of names")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Names, E> {
+                Ok(Names(vec![text.to_owned()]))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Names, A::Error> {
+                let mut names = vec![];
+                while let Some(name) = seq.next_element()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+impl JsonSchema for Names {
+    fn schema_name() -> Cow<'static, str> {
+        "Names".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+    }
+}
+
 impl JsonSchema for Formats {
     fn schema_name() -> Cow<'static, str> {
         "Formats".into()
@@ -195,6 +231,10 @@ struct Column {
     timezone: Option<Zone>,
     /// Where in a nested record the value lies: `user.id`, `items[0].sku`. The column's name when absent.
     path: Option<String>,
+    /// The name that the column had before, or several: `was: name`. The table's column gets the new name, with its values; files that still
+    /// have the old name are read by it.
+    #[serde(default)]
+    was: Names,
     /// What the column holds, kept with the table.
     description: Option<String>,
     /// Marks of your own, such as `pii`.
@@ -213,12 +253,12 @@ impl<'de> Deserialize<'de> for ColumnSpec {
             fn visit_str<E: Error>(self, text: &str) -> Result<ColumnSpec, E> {
                 let ty = ContractType::deserialize(text.into_deserializer())?;
                 let (formats, tags) = Default::default();
-                Ok(ColumnSpec { ty, required: false, formats, timezone: None, path: None, description: None, tags })
+                Ok(ColumnSpec { ty, required: false, formats, timezone: None, path: None, was: Names::default(), description: None, tags })
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ColumnSpec, A::Error> {
-                let Column { ty, required, format, timezone, path, description, tags } =
+                let Column { ty, required, format, timezone, path, was, description, tags } =
                     Column::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(ColumnSpec { ty, required, formats: format, timezone, path, description, tags })
+                Ok(ColumnSpec { ty, required, formats: format, timezone, path, was, description, tags })
             }
         }
         deserializer.deserialize_any(TypeOrMap)

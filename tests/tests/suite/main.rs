@@ -2,8 +2,9 @@
 
 mod bad_input;
 mod cases;
-mod concurrent;
 mod change_faults;
+mod concurrent;
+mod evolve;
 mod extracts;
 mod faults;
 mod histories;

@@ -34,12 +34,14 @@ pub struct JsonColumn {
     pub name: String,
     /// `user.id`, `items[0].sku`, `$.a.b`, `a."odd.key"`. Absent: the key that is the name (see [`JsonOptions::flatten`]).
     pub path: Option<String>,
+    /// Keys that the column had before, tried where its own is absent. Not within exploded arrays.
+    pub was: Vec<String>,
     pub kind: JsonKind,
 }
 
 impl JsonColumn {
     pub fn new(name: impl Into<String>, kind: JsonKind) -> Self {
-        JsonColumn { name: name.into(), path: None, kind }
+        JsonColumn { name: name.into(), path: None, was: vec![], kind }
     }
 
     pub fn at(mut self, path: impl Into<String>) -> Self {

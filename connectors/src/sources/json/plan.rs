@@ -104,6 +104,8 @@ pub fn plan(columns: &[JsonColumn], options: &JsonOptions) -> Result<Plan> {
             None if options.flatten => path::ways(&wanted.name),
             None => vec![vec![Step::Key(wanted.name.clone())]],
         };
+        let before = wanted.was.iter().flat_map(|old| if options.flatten { path::ways(old) } else { vec![vec![Step::Key(old.clone())]] });
+        let ways: Vec<Vec<Step>> = ways.into_iter().chain(before).collect();
         let inside: Vec<Vec<Step>> = match &explode {
             Some(array) => ways.iter().filter(|way| way.starts_with(array)).cloned().collect(),
             None => vec![],
