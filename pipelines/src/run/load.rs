@@ -252,7 +252,8 @@ async fn try_load(
         }
     };
     if !changed.is_empty()
-        && let Err(e) = retract::retract(table, cx, &settled.clone().or_else(|| base.clone()), &changed, rebuild, &mut written, ledger).await
+        && let Err(e) =
+            retract::retract(table, cx, &settled.clone().or_else(|| base.clone()), &changed, rebuild, &mut written, ledger).await
     {
         written.discard(table).await;
         sink.abort().await;
