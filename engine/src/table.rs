@@ -12,7 +12,9 @@ use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use serde::{Deserialize, Serialize};
 
+use crate::batches::Batches;
 use crate::change::ChangeState;
+use crate::consumed::Consumed;
 use crate::error::Result;
 use crate::evolve::SchemaChange;
 
@@ -61,9 +63,9 @@ pub struct Checkpoint {
     /// Counts commits by Smelt to this table, from 1.
     pub sequence: u64,
     /// All batches that were published, the newest last.
-    pub batches: Vec<BatchId>,
-    /// Input files consumed, by source name and path.
-    pub files: BTreeMap<String, BTreeMap<String, FileMark>>,
+    pub batches: Batches,
+    /// Input files consumed, whatever the source was called.
+    pub files: Consumed,
     /// For tables made by SQL: the version of each table that was read.
     pub upstream: BTreeMap<String, u64>,
     /// Hash of the part of the pipeline that decides this table's rows; a change rebuilds SQL tables.
@@ -107,9 +109,9 @@ impl Checkpoint {
 #[derive(Deserialize)]
 struct Stored {
     sequence: u64,
-    batches: Vec<BatchId>,
+    batches: Batches,
     #[serde(default)]
-    files: BTreeMap<String, BTreeMap<String, FileMark>>,
+    files: Consumed,
     #[serde(default)]
     upstream: BTreeMap<String, u64>,
     #[serde(default)]

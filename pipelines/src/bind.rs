@@ -21,6 +21,7 @@ use crate::bound::{Bound, BoundTable, Input, Mode};
 use crate::cli::PipelineArgs;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::graph::{self, Graph};
+use crate::look::Listings;
 use crate::spec::{self, Loaded, OnChangedFile, Table, WriteSpec};
 use crate::yaml::{Sources, Unset};
 
@@ -93,7 +94,7 @@ pub async fn open_with(args: &PipelineArgs, secrets: Secrets, stores: Arc<Stores
                 timezone: pipeline.timezone.map(|z| z.0),
                 sample: pipeline.sample,
                 loaded,
-                listings: tokio::sync::Mutex::default(),
+                listings: Listings::default(),
             })
         }
         _ => Err(BindFailure { sources: loaded.sources, diagnostics: loaded.diagnostics, error: None }),
@@ -305,6 +306,22 @@ fn bind_table(
                 .help("use `write: replace`, `replace_partitions` with partition_by, or `merge` by a key"),
         );
     }
+    if table.on_changed_file == Some(OnChangedFile::Reload) && !reads_tables {
+        let cannot = if !reloads(&mode) {
+            Some((
+                "a table whose order is its sequence cannot take back the rows of a changed file",
+                "put corrections into a new file with a later sequence, and write `on_changed_file: fail` or `ignore`",
+            ))
+        } else if table.provenance == Some(false) && mode != Mode::Replace {
+            Some((
+                "`reload` takes the rows of a changed file out of the table, and without `_file` no row knows its file",
+                "set `provenance: true`, or write `on_changed_file: fail` or `ignore`",
+            ))
+        } else {
+            None
+        };
+        complaints.extend(cannot.map(|(message, help)| Complaint::at(["on_changed_file"], message).help(help)));
+    }
     if mode == Mode::ReplacePartitions && table.partition_by.is_empty() {
         complaints.push(Complaint::at(["write"], "`replace_partitions` needs partitions").help("add `partition_by: [...]`"));
     }
@@ -346,6 +363,15 @@ fn bind_table(
         },
         reads,
     ))
+}
+
+/// Whether rows of a changed file can be taken out of a table of this mode: each of its rows came from one file, and nothing else
+/// was made of it.
+fn reloads(mode: &Mode) -> bool {
+    match mode {
+        Mode::Append | Mode::Replace | Mode::ReplacePartitions => true,
+        Mode::Change(_) => false,
+    }
 }
 
 fn contract(table: &Table, pipeline: &spec::Pipeline) -> Option<Contract> {

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use smelt_connectors::formats::FormatKind;
-use smelt_connectors::sources::{self, Listing, Locate, SourceSpec};
+use smelt_connectors::sources::{Locate, SourceSpec};
 use smelt_connectors::stores::{Location, Stores};
 use smelt_engine::change::{ChangeMode, Kind};
 use smelt_engine::checks::Check;
@@ -23,6 +22,7 @@ use smelt_engine::{Error, Result};
 
 use crate::diagnostic::Diagnostics;
 use crate::graph::Graph;
+use crate::look::Listings;
 use crate::spec::{Loaded, SampleSpec};
 pub use crate::spec::{MaxRejected, OnChangedFile, OnTypeChange};
 
@@ -48,8 +48,8 @@ pub struct Bound {
     pub sample: Option<SampleSpec>,
     /// The text and its positions, for diagnostics of later stages.
     pub loaded: Loaded,
-    /// What each source holds, listed once per process.
-    pub listings: tokio::sync::Mutex<BTreeMap<String, Arc<Listing>>>,
+    /// What each source holds, listed once per process: see [`Bound::listing`].
+    pub listings: Listings,
 }
 
 /// Where a table's rows come from.
@@ -144,17 +144,6 @@ impl Bound {
         let path = self.base.join(&self.lake.display);
         let here = std::env::current_dir().unwrap_or_default();
         path.strip_prefix(&here).unwrap_or(&path).display().to_string()
-    }
-
-    /// The files of a source. Listed on the first call, so that all stages of one process see the same files.
-    pub async fn listing(&self, source: &str, now: DateTime<Utc>) -> Result<Arc<Listing>> {
-        let mut listings = self.listings.lock().await;
-        if let Some(known) = listings.get(source) {
-            return Ok(Arc::clone(known));
-        }
-        let listing = Arc::new(sources::list(self.source(source)?, self, now).await?);
-        listings.insert(source.to_owned(), Arc::clone(&listing));
-        Ok(listing)
     }
 
     /// Whether a source looks for its files in `folder`.

@@ -112,7 +112,7 @@ async fn plan(
                 Some(declared) => {
                     let mut contract = declared.clone();
                     // folders named key=value give columns; where nothing can be listed yet, there are none
-                    if let Ok(listing) = bound.listing(source, options.now).await {
+                    if let Ok(listing) = bound.listing(source, options).await {
                         for key in &listing.partition_keys {
                             if contract.columns.iter().all(|c| &c.name != key) {
                                 contract.columns.push(smelt_engine::contract::Column::new(key, smelt_engine::types::ContractType::String));
@@ -122,7 +122,7 @@ async fn plan(
                     contract
                 }
                 None => {
-                    let contract = input::inferred(bound, source, options.now).await?;
+                    let contract = input::inferred(bound, source, options).await?;
                     inferred = Some(contract.clone());
                     contract
                 }

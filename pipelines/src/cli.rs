@@ -107,6 +107,13 @@ pub struct RunArgs {
     /// Forget what was taken in before and rebuild the chosen tables from all input that is there.
     #[arg(long)]
     pub full_refresh: bool,
+    /// Only files of this time and later: a date, a time (RFC 3339), or how long ago (3d, 12h). Older ones stay for a later run.
+    /// A file's time is the date in its path, where its source says `dated`, or else when it was modified.
+    #[arg(long, value_name = "WHEN", conflicts_with = "full_refresh")]
+    pub since: Option<String>,
+    /// Only files before this time; a date is the whole day.
+    #[arg(long, value_name = "WHEN", conflicts_with = "full_refresh")]
+    pub until: Option<String>,
     /// Read, conform and check everything, but publish nothing.
     #[arg(long)]
     pub dry_run: bool,

@@ -27,8 +27,11 @@ use crate::units;
 pub fn validate(args: &PipelineArgs, log: LogFormat) -> u8 {
     let console = Console::new(log);
     let done = console.block_on(1, async {
+        // as a first run would: what the tables took in so far is no matter here
         let bound = bind::open(args, bind::Secrets::Optional).await.map_err(|f| console.diagnostics(&f))?;
-        let tables = check(&bound, &RunOptions::new(Utc::now())).await.map_err(|f| console.failure(&bound, f))?;
+        let tables = check(&bound, &RunOptions { full_refresh: true, ..RunOptions::new(Utc::now()) })
+            .await
+            .map_err(|f| console.failure(&bound, f))?;
         check_lake(&bound, &tables).await.map_err(|f| console.failure(&bound, f))?;
         Ok((bound.name.clone(), tables.len(), bound.sources.len()))
     });

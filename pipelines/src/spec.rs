@@ -32,7 +32,6 @@ pub(crate) const UNAVAILABLE: Unavailable<'static> = &[
     ("Table", "publish"),
     ("Optimize", "sort_by"),
     ("Optimize", "when_small_files"),
-    ("OnChangedFile", "reload"),
     ("Mask", "encrypt"),
     ("Mask", "fpe"),
     ("Mask", "substitute"),
@@ -173,7 +172,7 @@ pub struct Table {
     pub max_rejected: Option<MaxRejected>,
     /// Whether the table keeps `_file` and `_line`, the place each row came from. `true` when absent, for tables with `from` that are not written as changes.
     pub provenance: Option<bool>,
-    /// What to do about an input file that changed after it was loaded: `fail` (the default) or `ignore`.
+    /// What to do about an input file that changed after it was loaded: `fail` (the default), `ignore` or `reload`.
     pub on_changed_file: Option<OnChangedFile>,
 }
 
@@ -227,6 +226,8 @@ pub enum OnChangedFile {
     Fail,
     /// Keep what was loaded, and say so in the report.
     Ignore,
+    /// Take the file's rows out of the table and load it again, in one commit. Needs `provenance`.
+    Reload,
 }
 
 /// How the rows of a run reach the table. `write: append` and `write: {append: {}}` are the same.

@@ -1,5 +1,6 @@
 //! The checkpoint of a table as bytes: what it has taken in so far. Each one is an immutable object below
-//! `_smelt/checkpoints`, written before the commit that refers to it; one that no commit refers to means nothing.
+//! `_smelt/checkpoints`, written before the commit that refers to it; one that no commit refers to means nothing. What makes it long, the
+//! consumed files, lies in objects of its own (see `consumed`).
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
@@ -8,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use smelt_engine::error::{Error, Result};
 use smelt_engine::table::Checkpoint;
 
+use super::consumed;
 use crate::stores::Location;
 
 /// Version of everything that Smelt writes beside the data. A higher one is refused, never guessed.
-/// 2: the checkpoint names the unsettled quarantine files of several batches, which readers of 1 would lose.
+/// 2: the checkpoint names the unsettled quarantine files of several batches and the segments of long lists of consumed files, which
+/// readers of 1 would lose.
 pub(super) const FORMAT: u32 = 2;
 /// Checkpoints up to this many bytes of JSON may lie in the commit itself, where the format has a place for them.
 pub(super) const INLINE: usize = 4096;
@@ -48,6 +51,7 @@ pub(super) fn sidecar(sequence: u64, id: u64) -> String {
 
 /// Writes the sidecar of attempt `id`.
 pub(super) async fn write(table: &Location, checkpoint: &Checkpoint, id: u64) -> Result<()> {
+    let checkpoint = &Checkpoint { files: consumed::settle(table, checkpoint).await?, ..checkpoint.clone() };
     let json = serde_json::to_vec(&Storing { format: FORMAT, checkpoint })
         .map_err(|e| Error::bug(format!("checkpoint of {}: {e}", table.display)))?;
     let packed = zstd::bulk::compress(&json, 1)?;
@@ -92,9 +96,9 @@ pub(super) fn damaged(table: &Location, object: &str, e: impl std::fmt::Display)
     Error::data(format!("{object} of {} cannot be read: {e}", table.display), "restore the object from a backup or versioning")
 }
 
-/// Removes sidecars that no reader can want any more. Failing to only costs space.
-pub(super) async fn prune(table: &Location, newest: u64) -> Result<()> {
-    let Some(before) = newest.checked_sub(KEEP) else { return Ok(()) };
+/// Removes sidecars and lists of files that no reader can want any more. Failing to only costs space.
+pub(super) async fn prune(table: &Location, newest: &Checkpoint) -> Result<()> {
+    let Some(before) = newest.sequence.checked_sub(KEEP) else { return Ok(()) };
     let old: Vec<_> = table
         .store
         .list(Some(&table.path(FOLDER)?))
@@ -106,7 +110,7 @@ pub(super) async fn prune(table: &Location, newest: u64) -> Result<()> {
         .await?;
     let gone = futures::stream::iter(old.into_iter().map(Ok)).boxed();
     table.store.delete_stream(gone).try_for_each(|_| async { Ok(()) }).await?;
-    Ok(())
+    consumed::prune(table, &newest.files, before).await
 }
 
 /// The bytes of an object, or `None` where there is none.

@@ -81,7 +81,7 @@ impl DeltaFormat {
     }
 
     /// After the commit: failing costs time or space, never rows.
-    async fn tend(&self, base: Option<&Snapshot>, version: u64, sequence: u64) {
+    async fn tend(&self, base: Option<&Snapshot>, version: u64, newest: &Checkpoint) {
         let last = base.and_then(|s| state(s).ok()?.log_checkpoint).unwrap_or_default();
         if version < last + LOG_CHECKPOINT {
             return;
@@ -89,7 +89,7 @@ impl DeltaFormat {
         if let Err(e) = self.log_checkpoint().await {
             tracing::warn!("{}: the log checkpoint of version {version} failed, the next one will do: {e}", self.table());
         }
-        if let Err(e) = checkpoint::prune(&self.location, sequence).await {
+        if let Err(e) = checkpoint::prune(&self.location, newest).await {
             tracing::warn!("{}: old checkpoints could not be removed: {e}", self.table());
         }
     }
@@ -135,7 +135,7 @@ impl TableFormat for DeltaFormat {
         }
         let (outcome, on) = publish(self, base, &mut change).await?;
         if let Commit::Published { version } = outcome {
-            self.tend(on.as_ref(), version, change.checkpoint.sequence).await;
+            self.tend(on.as_ref(), version, &change.checkpoint).await;
         }
         Ok(outcome)
     }

@@ -1,10 +1,12 @@
 //! Table formats: Delta and Parquet with versioned manifests, behind `smelt_engine::table::TableFormat`.
 //!
 //! A format is how a list of data files becomes a table version: its log, its commit, its snapshot. What both formats
-//! share lives beside them: `publish` (the commit protocol), `rebase` (who can step over whom), `checkpoint` (what a table has taken in), `schema` (types
+//! share lives beside them: `publish` (the commit protocol), `rebase` (who can step over whom), `checkpoint` and `consumed` (what a table
+//! has taken in), `schema` (types
 //! as JSON), `scan` (reading a version). No format knows how rows are made or how data files are written.
 
 mod checkpoint;
+pub mod consumed;
 mod delta;
 mod delta_log;
 mod delta_protocol;

@@ -250,7 +250,7 @@ impl TableFormat for ParquetFormat {
             apply(&mut files, change.add, &gone);
             self.point(version, &files, !change.partition_columns.is_empty(), touched.as_ref()).await;
             if version.is_multiple_of(FULL_EVERY)
-                && let Err(e) = checkpoint::prune(&self.location, change.checkpoint.sequence).await
+                && let Err(e) = checkpoint::prune(&self.location, &change.checkpoint).await
             {
                 tracing::warn!("{}: old checkpoints could not be removed: {e}", self.table());
             }
@@ -369,7 +369,8 @@ fn removed(on: Option<&Snapshot>, change: &Change) -> Vec<String> {
 }
 
 fn inline(checkpoint: &Checkpoint) -> bool {
-    serde_json::to_vec(checkpoint).is_ok_and(|json| json.len() <= checkpoint::INLINE)
+    // a long list of files is not made into JSON to find out how long it is
+    checkpoint.files.len_hint() < 100 && serde_json::to_vec(checkpoint).is_ok_and(|json| json.len() <= checkpoint::INLINE)
 }
 
 fn state(snapshot: &Snapshot) -> Result<&State> {

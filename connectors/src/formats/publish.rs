@@ -13,6 +13,7 @@ use smelt_engine::error::{Error, Result, chain};
 use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, Remove, Snapshot};
 
 use super::checkpoint::{attempt, fetch};
+use super::consumed;
 use super::rebase::rebase;
 use crate::stores::Location;
 
@@ -80,6 +81,7 @@ pub(super) async fn publish(log: &dyn Log, base: &Option<Snapshot>, change: &mut
             // Both made the table: the same one, or not.
             None => now.schema == change.schema && now.partition_columns == change.partition_columns,
         };
+        consumed::load_for_rebase(log.location(), base.as_ref().map(|b| &b.checkpoint.files), &ours.files, &now.checkpoint.files).await?;
         match rebase(base.as_ref(), &now, change, &ours, same_rules) {
             Ok(merged) => {
                 if merged != change.checkpoint {

@@ -4,11 +4,12 @@
 //! the newest version: the files that came and went, whoever wrote them, and the checkpoints. No order of commits is
 //! looked at, so that the answer is the same for Smelt, delta-rs and Spark. The rules are those of [`Reads`].
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt;
 
 use smelt_engine::change::ChangeState;
-use smelt_engine::table::{BatchId, Change, Checkpoint, DataFile, FileMark, Reads, Remove, Snapshot};
+use smelt_engine::consumed::Rebased;
+use smelt_engine::table::{BatchId, Change, Checkpoint, DataFile, Reads, Remove, Snapshot};
 
 /// Why a change cannot step over what others have published.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,7 +99,18 @@ fn merge(base: &Checkpoint, ours: &Checkpoint, theirs: &Checkpoint) -> Result<Ch
     if theirs == base {
         return Ok(ours.clone());
     }
-    let files = consumed(&base.files, &ours.files, &theirs.files)?;
+    let files = match ours.files.rebased(&base.files, &theirs.files) {
+        Ok(Rebased::Both(files)) => files,
+        Ok(Rebased::Twice(path)) => return Err(Clash::Consumed(path)),
+        Ok(Rebased::Forgot) => return Err(Clash::Content),
+        // not fetched: to plan anew is always right
+        Err(e) => {
+            tracing::warn!("the lists of consumed files cannot be compared: {e}");
+            return Err(Clash::Content);
+        }
+    };
+    let mut batches = theirs.batches.clone();
+    ours.batches.added(&base.batches).into_iter().for_each(|batch| batches.push(batch));
     let state = match (&base.state, &ours.state, &theirs.state) {
         // rows that nothing is remembered of, beside rows that something is: the other is of another mode
         (_, ours, theirs) if ours.is_some() != theirs.is_some() => return Err(Clash::Remembered),
@@ -115,7 +127,7 @@ fn merge(base: &Checkpoint, ours: &Checkpoint, theirs: &Checkpoint) -> Result<Ch
         state,
         schemas,
         sequence: theirs.sequence + 1,
-        batches: carried(&base.batches, &ours.batches, &theirs.batches, |b| b),
+        batches,
         files,
         // Where both moved on, ours is what the newest rows come from. If theirs was newer, the next run sees a difference
         // and makes the rows again.
@@ -137,43 +149,14 @@ fn carried<T: Clone>(base: &[T], ours: &[T], theirs: &[T], key: impl Fn(&T) -> &
     kept.chain(ours.iter().filter(|item| !was.contains(key(item)))).cloned().collect()
 }
 
-type Sources = BTreeMap<String, BTreeMap<String, FileMark>>;
-
-/// Paths count whatever the source is called: a source that was renamed has consumed the same files.
-fn consumed(base: &Sources, ours: &Sources, theirs: &Sources) -> Result<Sources, Clash> {
-    if ours == base {
-        return Ok(theirs.clone());
-    }
-    let (was, kept, other) = (flat(base), flat(ours), flat(theirs));
-    let taken = |path: &str, mark: &FileMark| was.get(path) != Some(&mark);
-    let mut out = theirs.clone();
-    for (source, files) in ours {
-        for (path, mark) in files.iter().filter(|(path, mark)| taken(path, mark)) {
-            if other.get(path.as_str()).is_some_and(|theirs| taken(path, theirs)) {
-                return Err(Clash::Consumed(path.clone()));
-            }
-            // a file that changed and was read again may stand under the source's old name
-            out.values_mut().for_each(|files| drop(files.remove(path)));
-            out.entry(source.clone()).or_default().insert(path.clone(), mark.clone());
-        }
-    }
-    // Files that ours forgot stay forgotten, unless theirs took them anew.
-    for files in out.values_mut() {
-        files.retain(|path, mark| kept.contains_key(path.as_str()) || taken(path, mark));
-    }
-    Ok(out)
-}
-
-fn flat(sources: &Sources) -> HashMap<&str, &FileMark> {
-    sources.values().flatten().map(|(path, mark)| (path.as_str(), mark)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use smelt_engine::table::Unsettled;
+    use smelt_engine::consumed::Seen;
+    use smelt_engine::table::{FileMark, Unsettled};
+    use std::collections::BTreeMap;
 
     fn file(path: &str) -> DataFile {
         let city = path.split('/').next().map(str::to_owned);
@@ -182,14 +165,18 @@ mod tests {
 
     /// `batches` are what the table took in, each of them one input file of its name.
     fn taken(batches: &[&str]) -> Checkpoint {
-        let mark = FileMark { size: 1, modified: 1, etag: None };
-        let files: BTreeMap<_, _> = batches.iter().map(|b| (format!("{b}.csv"), mark.clone())).collect();
-        Checkpoint {
-            sequence: batches.len() as u64,
-            batches: batches.iter().map(|b| BatchId((*b).into())).collect(),
-            files: if files.is_empty() { BTreeMap::new() } else { [("in".to_owned(), files)].into() },
-            ..Checkpoint::default()
+        let mut checkpoint = Checkpoint { sequence: batches.len() as u64, ..Checkpoint::default() };
+        for batch in batches {
+            checkpoint.batches.push(BatchId((*batch).into()));
+            checkpoint.files.insert(format!("{batch}.csv"), &MARK);
         }
+        checkpoint
+    }
+
+    const MARK: FileMark = FileMark { size: 1, modified: 1, etag: None };
+
+    fn inputs(checkpoint: &Checkpoint) -> Vec<String> {
+        checkpoint.files.paths().unwrap().collect()
     }
 
     fn table(version: u64, files: &[&str], checkpoint: Checkpoint) -> Snapshot {
@@ -306,7 +293,7 @@ mod tests {
         let merged = merge(&base, &taken(&["a", "ours"]), &taken(&["a", "b", "c"])).unwrap();
         let names: Vec<&str> = merged.batches.iter().map(|b| b.0.as_str()).collect();
         assert_eq!((merged.sequence, names), (4, vec!["a", "b", "c", "ours"]));
-        assert_eq!(merged.files["in"].keys().collect::<Vec<_>>(), ["a.csv", "b.csv", "c.csv", "ours.csv"]);
+        assert_eq!(inputs(&merged), ["a.csv", "b.csv", "c.csv", "ours.csv"]);
         // theirs is the base: the checkpoint is ours as it stands
         let ours = taken(&["a", "ours"]);
         assert_eq!(merge(&base, &ours, &base), Ok(ours));
@@ -315,31 +302,24 @@ mod tests {
     #[test]
     fn an_input_file_is_consumed_once() {
         let base = taken(&["a"]);
-        let (mut ours, mut theirs) = (taken(&["a", "x"]), taken(&["a", "x"]));
-        theirs.batches[1] = BatchId("b".into());
+        let mut ours = taken(&["a", "x"]);
+        let mut theirs = taken(&["a", "b"]);
+        theirs.files.insert("x.csv", &MARK);
         assert_eq!(merge(&base, &ours, &theirs), Err(Clash::Consumed("x.csv".into())));
-        // under another source's name, and in another state, it is still the same file
-        let files = theirs.files.remove("in").unwrap();
-        theirs.files.insert("renamed".into(), files);
-        theirs.files.get_mut("renamed").unwrap().get_mut("x.csv").unwrap().size = 2;
-        assert_eq!(merge(&base, &ours, &theirs), Err(Clash::Consumed("x.csv".into())));
-        // a file that both read again since it changed
+        // in another state it is still the same file
         let changed = FileMark { size: 9, modified: 9, etag: None };
-        let (mut again, mut other) = (taken(&["a"]), taken(&["a"]));
-        again.files.get_mut("in").unwrap().insert("a.csv".into(), changed.clone());
-        other.files.get_mut("in").unwrap().insert("a.csv".into(), changed.clone());
-        other.batches.push(BatchId("b".into()));
+        theirs.files.insert("x.csv", &changed);
+        assert_eq!(merge(&base, &ours, &theirs), Err(Clash::Consumed("x.csv".into())));
+        // a file that both read again since it changed, and one that only ours did
+        let (mut again, mut other) = (taken(&["a"]), taken(&["a", "b"]));
+        again.files.insert("a.csv", &changed);
+        let merged = merge(&base, &again, &other).unwrap();
+        assert_eq!(merged.files.seen("a.csv", &changed).unwrap(), Seen::Same);
+        other.files.insert("a.csv", &changed);
         assert_eq!(merge(&base, &again, &other), Err(Clash::Consumed("a.csv".into())));
-        // and one that only ours did, while theirs renamed the source
-        let mut renamed = taken(&["a", "b"]);
-        let files = renamed.files.remove("in").unwrap();
-        renamed.files.insert("renamed".into(), files);
-        let merged = merge(&base, &again, &renamed).unwrap();
-        assert_eq!((merged.files["in"].get("a.csv"), merged.files["renamed"].len()), (Some(&changed), 1));
         // what ours forgot stays forgotten
-        ours.files.get_mut("in").unwrap().remove("a.csv");
-        let merged = merge(&base, &ours, &taken(&["a", "b"])).unwrap();
-        assert_eq!(merged.files["in"].keys().collect::<Vec<_>>(), ["b.csv", "x.csv"]);
+        ours.files.remove("a.csv");
+        assert_eq!(inputs(&merge(&base, &ours, &taken(&["a", "b"])).unwrap()), ["b.csv", "x.csv"]);
     }
 
     #[test]

@@ -1,19 +1,22 @@
 //! Finds the files of a source: globs, folders and single files on any store, with what identifies each file's state.
 //!
-//! This room lists; it opens nothing. Which of the files were read before is the driver's to know.
+//! This room lists; it opens nothing. Which of the files were read before is the driver's to know. Listings are streamed: what is
+//! held is what the driver asks for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
+use futures::stream::BoxStream;
 use globset::{GlobBuilder, GlobMatcher};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use smelt_engine::error::{Complaint, Error, Result};
 use smelt_engine::table::FileMark;
 
-use super::{Common, SourceSpec, min_age};
+use super::{Common, Dated, SourceSpec, min_age};
 
 /// Finds the store of a path as the user wrote it.
 pub trait Locate: Send + Sync {
@@ -41,56 +44,139 @@ pub struct SourceFile {
 /// What a source holds now.
 #[derive(Debug, Clone, Default)]
 pub struct Listing {
-    /// Sorted by path.
+    /// Sorted by path: all files, or those that were asked for.
     pub files: Vec<SourceFile>,
+    /// A few of those that were not asked for, sorted by path: for what the input looks like.
+    pub others: Vec<SourceFile>,
     /// Hive keys that any of the files has, in order of appearance.
     pub partition_keys: Vec<String>,
     /// Files left alone since they are younger than `min_age`.
     pub too_young: usize,
+    /// Files that were found and not asked for.
+    pub left: u64,
 }
+
+/// Whether a file of this path, as shown, and this mark is asked for.
+pub type Keep<'a> = dyn Fn(&str, &FileMark) -> Result<bool> + Send + Sync + 'a;
+
+/// How many files that are not asked for are kept as `others`.
+const OTHERS: usize = 100;
+/// How many names of other files are remembered, to say what is near.
+const NAMES: usize = 1000;
 
 /// Lists the files of `spec` that are at least `min_age` old at `now`.
 ///
 /// # Errors
 /// [`Error::Data`] where a path or glob finds nothing (unless `allow_empty`), saying what is near.
 pub async fn list(spec: &SourceSpec, base: &Base, now: DateTime<Utc>) -> Result<Listing> {
+    list_some(spec, base, now, None, &|_, _| Ok(true)).await
+}
+
+/// As [`list`], but holds only the files that are asked for: a folder of millions, seen before, costs no memory. Files before `since`
+/// (milliseconds since the epoch) may be left out of the listing altogether, where the order of paths tells which they are.
+pub async fn list_some(spec: &SourceSpec, base: &Base, now: DateTime<Utc>, since: Option<i64>, keep: &Keep<'_>) -> Result<Listing> {
     let common = spec.common();
     let age = min_age(common.min_age).map_err(|m| Error::pipeline(Complaint::at([common.kind, "min_age"], m)))?;
     let youngest = now.timestamp_millis().saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
     let mut found: BTreeMap<String, SourceFile> = BTreeMap::new();
+    let mut others: BTreeMap<String, SourceFile> = BTreeMap::new();
     let mut listing = Listing::default();
+    let mut keys = Keys::default();
+    let mut twice = Twice::default();
     for text in &common.path.0 {
         let (store, path, root) = base.locate(text)?;
-        let metas = find(&store, &pattern_text(&path), text, common).await?;
-        for meta in metas {
+        let pattern = pattern_text(&path);
+        let mut each = |meta: ObjectMeta| -> Result<()> {
             let path = shown(meta.location.as_ref(), &root);
             let mark = FileMark { size: meta.size, modified: meta.last_modified.timestamp_millis(), etag: meta.e_tag };
-            if let Some(other) = found.get(&path) {
-                if other.mark != mark {
-                    return Err(Error::data(
-                        format!("two different files show as `{path}`"),
-                        "split the source: one source per store, so that every row's `_file` names one file",
-                    ));
-                }
-                continue;
+            if common.path.0.len() > 1 && twice.is_known(&path, &mark)? {
+                return Ok(());
+            }
+            if !age.is_zero() && mark.modified > youngest {
+                listing.too_young += 1;
+                return Ok(());
             }
             let partitions = if common.hive_partitions { partitions(&path) } else { vec![] };
-            found.insert(path.clone(), SourceFile { location: meta.location, path, mark, partitions, store: Arc::clone(&store) });
+            keys.see(&partitions, &path);
+            let asked = keep(&path, &mark)?;
+            listing.left += u64::from(!asked);
+            if asked || others.len() < OTHERS {
+                let into = if asked { &mut found } else { &mut others };
+                into.insert(path.clone(), SourceFile { location: meta.location, path, mark, partitions, store: Arc::clone(&store) });
+            }
+            Ok(())
+        };
+        find(&store, &pattern, text, common, since, &mut each).await?;
+    }
+    listing.files = found.into_values().collect();
+    listing.others = others.into_values().collect();
+    listing.partition_keys = keys.in_order();
+    Ok(listing)
+}
+
+/// What every path of each pattern of `spec` begins with, as shown: what a list of consumed files has to be asked about.
+pub fn prefixes(spec: &SourceSpec, base: &Base) -> Result<Vec<String>> {
+    let paths = spec.common().path.0.iter();
+    paths
+        .map(|text| {
+            let (_, path, root) = base.locate(text)?;
+            let pattern = pattern_text(&path);
+            let start = literal_start(&pattern);
+            // a pattern that begins above the root finds files that are shown below it
+            Ok(if root.trim_matches('/').starts_with(start) { String::new() } else { shown(start, &root) })
+        })
+        .collect()
+}
+
+/// The hive keys of the files, by the first path, in order, that has them in this order.
+#[derive(Default)]
+struct Keys(BTreeMap<Vec<String>, String>);
+
+impl Keys {
+    fn see(&mut self, partitions: &[(String, Option<String>)], path: &str) {
+        if partitions.is_empty() {
+            return;
+        }
+        let keys: Vec<String> = partitions.iter().map(|(key, _)| key.clone()).collect();
+        match self.0.get_mut(&keys) {
+            Some(first) if path < first.as_str() => path.clone_into(first),
+            Some(_) => {}
+            None => drop(self.0.insert(keys, path.to_owned())),
         }
     }
-    for file in found.into_values() {
-        if !age.is_zero() && file.mark.modified > youngest {
-            listing.too_young += 1;
-            continue;
-        }
-        for (key, _) in &file.partitions {
-            if !listing.partition_keys.contains(key) {
-                listing.partition_keys.push(key.clone());
+
+    fn in_order(self) -> Vec<String> {
+        let mut lists: Vec<(String, Vec<String>)> = self.0.into_iter().map(|(keys, first)| (first, keys)).collect();
+        lists.sort();
+        let mut keys: Vec<String> = vec![];
+        for key in lists.into_iter().flat_map(|(_, keys)| keys) {
+            if !keys.contains(&key) {
+                keys.push(key);
             }
         }
-        listing.files.push(file);
+        keys
     }
-    Ok(listing)
+}
+
+/// Files that several paths of one source find, by hashes.
+#[derive(Default)]
+struct Twice {
+    hasher: (RandomState, RandomState),
+    marks: HashMap<(u64, u64), u64>,
+}
+
+impl Twice {
+    fn is_known(&mut self, path: &str, mark: &FileMark) -> Result<bool> {
+        let state = self.hasher.0.hash_one(mark);
+        match self.marks.insert((self.hasher.0.hash_one(path), self.hasher.1.hash_one(path)), state) {
+            None => Ok(false),
+            Some(other) if other == state => Ok(true),
+            Some(_) => Err(Error::data(
+                format!("two different files show as `{path}`"),
+                "split the source: one source per store, so that every row's `_file` names one file",
+            )),
+        }
+    }
 }
 
 /// Whether `text` is a glob that can be understood.
@@ -98,77 +184,155 @@ pub(crate) fn check_pattern(text: &str) -> Result<(), String> {
     if is_glob(text) { matcher(text).map(|_| ()).map_err(|e| format!("`{text}` is not a glob: {}", e.kind())) } else { Ok(()) }
 }
 
-async fn find(store: &Arc<dyn ObjectStore>, pattern: &str, text: &str, common: Common<'_>) -> Result<Vec<ObjectMeta>> {
+/// Gives each file of a pattern to `each`, as the store lists them.
+async fn find(
+    store: &Arc<dyn ObjectStore>,
+    pattern: &str,
+    text: &str,
+    common: Common<'_>,
+    since: Option<i64>,
+    each: &mut (dyn FnMut(ObjectMeta) -> Result<()> + Send),
+) -> Result<()> {
+    let mut names = Names::default();
+    let mut matched = 0_u64;
     if is_glob(pattern) {
         let glob = matcher(pattern)
             .map_err(|e| Error::pipeline(Complaint::at([common.kind, "path"], format!("`{text}` is not a glob: {}", e.kind()))))?;
         let folder = literal_folder(pattern);
         let hidden_wanted = pattern[folder.len()..].split('/').any(|s| s.starts_with(['_', '.']));
-        let all = list_below(store, folder).await?;
-        let matched: Vec<ObjectMeta> = all
-            .iter()
-            .filter(|m| glob.is_match(m.location.as_ref()) && (hidden_wanted || !is_hidden(m.location.as_ref(), folder)))
-            .cloned()
-            .collect();
-        if matched.is_empty() && !common.allow_empty {
-            let near: Vec<&str> = all.iter().map(|m| below(m.location.as_ref(), folder)).collect();
-            let folder = if folder.is_empty() { "the folder" } else { folder };
-            return Err(nothing(format!("`{text}` matches no file"), folder, &near, pattern.rsplit('/').next().unwrap_or_default()));
+        let start = literal_start(pattern);
+        let floor = since.and_then(|since| common.dated.and_then(|text| Dated::parse(text).ok())?.floor(start, since));
+        let after = floor.clone().or_else(|| before(start)).filter(|after| after.len() > folder.len() + 1);
+        let mut all = below_stream(store, folder, after.as_deref())?;
+        while let Some(meta) = next(&mut all).await? {
+            let path = meta.location.as_ref();
+            if glob.is_match(path) && (hidden_wanted || !is_hidden(path, folder)) {
+                matched += 1;
+                each(meta)?;
+            } else if !is_marker(&meta, folder) {
+                names.push(below(path, folder));
+            }
         }
-        return Ok(matched);
+        if matched == 0 && !common.allow_empty && floor.is_none() {
+            if after.is_some() {
+                // what is near may stand before the start of the listing
+                names = Names::default();
+                let mut all = below_stream(store, folder, None)?;
+                while let Some(meta) = next(&mut all).await? {
+                    if !is_marker(&meta, folder) {
+                        names.push(below(meta.location.as_ref(), folder));
+                    }
+                }
+            }
+            let folder = if folder.is_empty() { "the folder" } else { folder };
+            return Err(nothing(format!("`{text}` matches no file"), folder, &names, pattern.rsplit('/').next().unwrap_or_default()));
+        }
+        return Ok(());
     }
     if !pattern.is_empty() {
         match store.head(&literal(pattern)?).await {
-            Ok(meta) => return Ok(vec![meta]),
+            Ok(meta) => return each(meta),
             Err(object_store::Error::NotFound { .. }) => {}
             // A store may refuse the head of a folder in its own words (a local folder is no file); the listing decides.
             Err(e) => {
-                if list_below(store, pattern).await.map_or(true, |all| all.is_empty()) {
+                if !matches!(next(&mut below_stream(store, pattern, None)?).await, Ok(Some(_))) {
                     return Err(e.into());
                 }
             }
         }
     }
-    let all = list_below(store, pattern).await?;
-    let files: Vec<ObjectMeta> = all.iter().filter(|m| !is_hidden(m.location.as_ref(), pattern)).cloned().collect();
-    if files.is_empty() && !common.allow_empty {
-        if !all.is_empty() {
-            let near: Vec<&str> = all.iter().map(|m| below(m.location.as_ref(), pattern)).collect();
-            return Err(nothing(
-                format!("the folder `{text}` holds no file to read (names that start with `_` or `.` are left out)"),
-                pattern,
-                &near,
-                "",
-            ));
+    let mut all = below_stream(store, pattern, None)?;
+    while let Some(meta) = next(&mut all).await? {
+        if is_marker(&meta, pattern) {
+            continue;
         }
-        let (parent, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
-        let prefix = if parent.is_empty() { None } else { Some(literal(parent)?) };
-        let beside = store.list_with_delimiter(prefix.as_ref()).await?;
-        let names: Vec<&str> =
-            beside.objects.iter().map(|m| &m.location).chain(&beside.common_prefixes).map(|p| below(p.as_ref(), parent)).collect();
-        let folder = if parent.is_empty() { "the folder" } else { parent };
-        return Err(nothing(format!("`{text}` does not exist"), folder, &names, name));
+        if is_hidden(meta.location.as_ref(), pattern) {
+            names.push(below(meta.location.as_ref(), pattern));
+        } else {
+            matched += 1;
+            each(meta)?;
+        }
     }
-    Ok(files)
+    if matched > 0 || common.allow_empty {
+        return Ok(());
+    }
+    if names.total > 0 {
+        return Err(nothing(
+            format!("the folder `{text}` holds no file to read (names that start with `_` or `.` are left out)"),
+            pattern,
+            &names,
+            "",
+        ));
+    }
+    let (parent, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
+    let prefix = if parent.is_empty() { None } else { Some(literal(parent)?) };
+    let beside = store.list_with_delimiter(prefix.as_ref()).await?;
+    for path in beside.objects.iter().map(|m| &m.location).chain(&beside.common_prefixes) {
+        names.push(below(path.as_ref(), parent));
+    }
+    let folder = if parent.is_empty() { "the folder" } else { parent };
+    Err(nothing(format!("`{text}` does not exist"), folder, &names, name))
 }
 
-/// Everything below a folder, without the empty objects that some tools make to stand for folders.
-async fn list_below(store: &Arc<dyn ObjectStore>, folder: &str) -> Result<Vec<ObjectMeta>> {
+/// Everything below a folder, page by page; what stands before `after` may be left out by the store.
+fn below_stream(
+    store: &Arc<dyn ObjectStore>,
+    folder: &str,
+    after: Option<&str>,
+) -> Result<BoxStream<'static, object_store::Result<ObjectMeta>>> {
     let prefix = if folder.is_empty() { None } else { Some(literal(folder)?) };
-    let mut all: Vec<ObjectMeta> = match store.list(prefix.as_ref()).try_collect().await {
-        Ok(all) => all,
-        Err(object_store::Error::NotFound { .. }) => vec![],
-        Err(e) => return Err(e.into()),
-    };
-    all.retain(|m| !(m.size == 0 && m.location.as_ref() == folder));
-    all.sort_by(|a, b| a.location.cmp(&b.location));
-    Ok(all)
+    Ok(match after.and_then(|after| Path::parse(after).ok()) {
+        Some(after) => store.list_with_offset(prefix.as_ref(), &after),
+        None => store.list(prefix.as_ref()),
+    })
 }
 
-fn nothing(message: String, folder: &str, names: &[&str], wanted: &str) -> Error {
-    let mut names = names.to_vec();
+async fn next(all: &mut BoxStream<'static, object_store::Result<ObjectMeta>>) -> Result<Option<ObjectMeta>> {
+    match all.try_next().await {
+        Ok(meta) => Ok(meta),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// An empty object that some tools make to stand for a folder.
+fn is_marker(meta: &ObjectMeta, folder: &str) -> bool {
+    meta.size == 0 && meta.location.as_ref() == folder
+}
+
+/// What a pattern begins with, up to its first glob character.
+fn literal_start(pattern: &str) -> &str {
+    &pattern[..pattern.find(['*', '?', '[', '{']).unwrap_or(pattern.len())]
+}
+
+/// A path that stands before all that begin with `start`.
+fn before(start: &str) -> Option<String> {
+    let mut before = start.to_owned();
+    before.pop()?;
+    (!before.is_empty() && !before.ends_with('/')).then_some(before)
+}
+
+/// Names that were found and not wanted: some of them, and how many there are.
+#[derive(Default)]
+struct Names {
+    some: Vec<String>,
+    total: usize,
+}
+
+impl Names {
+    fn push(&mut self, name: &str) {
+        self.total += 1;
+        if self.some.len() < NAMES {
+            self.some.push(name.to_owned());
+        }
+    }
+}
+
+fn nothing(message: String, folder: &str, found: &Names, wanted: &str) -> Error {
+    let mut names: Vec<&str> = found.some.iter().map(String::as_str).collect();
+    names.sort_unstable();
     names.sort_by_key(|n| std::cmp::Reverse(likeness(n.rsplit('/').next().unwrap_or(n), wanted)));
-    let more = if names.len() > 3 { format!(" and {} more", names.len() - 3) } else { String::new() };
+    let more = if found.total > 3 { format!(" and {} more", found.total - 3) } else { String::new() };
     let shown = names.iter().take(3).map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
     let help = if names.is_empty() {
         format!("there is nothing in `{folder}`; correct the path, or set `allow_empty: true` where having no file is fine")
@@ -196,8 +360,7 @@ fn matcher(pattern: &str) -> Result<GlobMatcher, globset::Error> {
 
 /// The folders of a pattern before its first glob character.
 fn literal_folder(pattern: &str) -> &str {
-    let first = pattern.find(['*', '?', '[', '{']).unwrap_or(pattern.len());
-    pattern[..first].rfind('/').map_or("", |end| &pattern[..end])
+    literal_start(pattern).rfind('/').map_or("", |end| &pattern[..end])
 }
 
 /// `Path::from` percent-encodes glob characters; the pattern wants them plain.
@@ -267,7 +430,11 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use futures::StreamExt;
     use object_store::memory::InMemory;
+    use object_store::{
+        CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    };
 
     /// One store, paths relative to its root.
     #[derive(Debug)]
@@ -348,6 +515,85 @@ pub(crate) mod tests {
         assert_eq!(found.partition_keys, ["year", "city"]);
         assert_eq!(found.files[0].partitions, [("year".into(), Some("2024".into())), ("city".into(), Some("São".into()))]);
         assert_eq!(found.files[1].partitions, [("year".into(), None)]);
+    }
+
+    #[tokio::test]
+    async fn the_listing_starts_where_the_pattern_does() {
+        let here = store(&["d/a-1.csv", "d/b-1.csv", "d/b-2.csv", "d/b", "d/c-1.csv", "d/b-x/y.csv"]).await;
+        assert_eq!(paths(&here, r#"{"csv": {"path": "d/b-*.csv"}}"#).await.unwrap(), ["d/b-1.csv", "d/b-2.csv"]);
+        assert_eq!(paths(&here, r#"{"csv": {"path": "d/b*"}}"#).await.unwrap(), ["d/b", "d/b-1.csv", "d/b-2.csv"]);
+        let e = paths(&here, r#"{"csv": {"path": "d/c-9*.csv"}}"#).await.unwrap_err();
+        assert!(e.help().unwrap().contains("`c-1.csv`") && e.help().unwrap().contains("and 3 more"), "{e:?}");
+    }
+
+    #[tokio::test]
+    async fn paths_that_meet_give_a_file_once() {
+        let here = store(&["d/a.csv", "d/b.csv"]).await;
+        assert_eq!(paths(&here, r#"{"csv": {"path": ["d", "d/*.csv", "d/a.csv"]}}"#).await.unwrap(), ["d/a.csv", "d/b.csv"]);
+        let spec: SourceSpec = serde_json::from_str(r#"{"csv": {"path": ["d/x=*/b*", "d", "e.csv"]}}"#).unwrap();
+        assert_eq!(prefixes(&spec, &here).unwrap(), ["d/x=", "d", "e.csv"]);
+    }
+
+    /// 200,000 files of which three are new: what is held is these and a few others.
+    #[tokio::test]
+    async fn a_listing_holds_what_was_asked_for() {
+        let meta = |i: u64| ObjectMeta {
+            location: Path::parse(format!("raw/day={:03}/part-{i:06}.csv", i / 1000)).unwrap(),
+            last_modified: DateTime::UNIX_EPOCH,
+            size: i,
+            e_tag: None,
+            version: None,
+        };
+        let here = Here(Arc::new(Many((0..200_000).map(meta).collect())));
+        let mut consumed = smelt_engine::consumed::Consumed::default();
+        for i in (0..200_000).filter(|i| i % 70_000 != 5) {
+            let meta = meta(i);
+            consumed.insert(meta.location.as_ref(), &FileMark { size: i + u64::from(i == 77), modified: 0, etag: None });
+        }
+        let spec: SourceSpec = serde_json::from_str(r#"{"csv": {"path": "raw/day=*/*.csv", "dated": "day=%Y"}}"#).unwrap();
+        let keep = |path: &str, mark: &FileMark| Ok(consumed.seen(path, mark)? != smelt_engine::consumed::Seen::Same);
+        let listing = list_some(&spec, &here, Utc::now(), None, &keep).await.unwrap();
+        let sizes: Vec<u64> = listing.files.iter().map(|f| f.mark.size).collect();
+        assert_eq!(sizes, [5, 77, 70_005, 140_005]);
+        assert_eq!((listing.left, listing.others.len(), listing.partition_keys), (199_996, 100, vec!["day".to_owned()]));
+    }
+
+    /// A store that lists and does nothing else.
+    #[derive(Debug)]
+    struct Many(Vec<ObjectMeta>);
+
+    impl std::fmt::Display for Many {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("Many")
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl ObjectStore for Many {
+        fn list(&self, _prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+            futures::stream::iter(self.0.clone()).map(Ok).boxed()
+        }
+        async fn put_opts(&self, _: &Path, _: PutPayload, _: PutOptions) -> object_store::Result<PutResult> {
+            Err(object_store::Error::NotImplemented { operation: "put".into(), implementer: "Many".into() })
+        }
+        async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> object_store::Result<Box<dyn MultipartUpload>> {
+            Err(object_store::Error::NotImplemented { operation: "put".into(), implementer: "Many".into() })
+        }
+        async fn get_opts(&self, _: &Path, _: GetOptions) -> object_store::Result<GetResult> {
+            Err(object_store::Error::NotImplemented { operation: "get".into(), implementer: "Many".into() })
+        }
+        fn delete_stream(
+            &self,
+            locations: BoxStream<'static, object_store::Result<Path>>,
+        ) -> BoxStream<'static, object_store::Result<Path>> {
+            locations
+        }
+        async fn list_with_delimiter(&self, _: Option<&Path>) -> object_store::Result<ListResult> {
+            Err(object_store::Error::NotImplemented { operation: "list".into(), implementer: "Many".into() })
+        }
+        async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> object_store::Result<()> {
+            Err(object_store::Error::NotImplemented { operation: "copy".into(), implementer: "Many".into() })
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod csv;
 mod csv_decode;
 mod csv_scan;
 mod csv_split;
+pub mod dated;
 pub mod feed;
 pub mod infer;
 pub mod json;
@@ -32,8 +33,9 @@ use smelt_engine::error::{Complaint, Error, Result};
 use smelt_engine::types::ContractType;
 
 pub use csv::CsvSpec;
+pub use dated::{Dated, Window};
 pub use feed::{MessageFeed, RowFeed};
-pub use listing::{Base, Listing, Locate, SourceFile, list};
+pub use listing::{Base, Keep, Listing, Locate, SourceFile, list, list_some, prefixes};
 pub use parquet::ParquetSpec;
 
 /// Where raw rows come from.
@@ -73,6 +75,10 @@ pub struct JsonSpec {
     /// Leaves files alone that were modified more recently than this, e.g. `30s`, `5m`, `1h`.
     #[serde(default)]
     pub min_age: Option<String>,
+    /// Where a file's path has its date, for `--since` and `--until`: a pattern such as `%Y/%m/%d`, or the key of a `key=value` folder.
+    /// When absent, the time of modification counts.
+    #[serde(default)]
+    pub dated: Option<String>,
     /// It is no error when no file is found.
     #[serde(default)]
     pub allow_empty: bool,
@@ -138,6 +144,7 @@ pub(crate) struct Common<'a> {
     pub kind: &'static str,
     pub path: &'a Paths,
     pub min_age: Option<&'a str>,
+    pub dated: Option<&'a str>,
     pub allow_empty: bool,
     pub hive_partitions: bool,
 }
@@ -154,6 +161,10 @@ impl SourceSpec {
         }
         if let Err(message) = min_age(common.min_age) {
             complaints.push(Complaint::at([common.kind, "min_age"], message).help("write a number and a unit: `30s`, `5m`, `1h` or `1d`"));
+        }
+        if let Some(Err(message)) = common.dated.map(Dated::parse) {
+            let help = "write where the date stands, such as `%Y/%m/%d` or `dt=%Y-%m-%d` (%Y, %m, %d, %H, %M, %S), or the key of a folder";
+            complaints.push(Complaint::at([common.kind, "dated"], message).help(help));
         }
         for text in &common.path.0 {
             if let Err(message) = listing::check_pattern(text) {
@@ -175,6 +186,11 @@ impl SourceSpec {
         complaints
     }
 
+    /// Where the paths of its files have their dates.
+    pub fn dated(&self) -> Option<Dated> {
+        self.common().dated.and_then(|text| Dated::parse(text).ok())
+    }
+
     /// The paths as the user wrote them.
     pub fn paths(&self) -> &[String] {
         &self.common().path.0
@@ -186,6 +202,7 @@ impl SourceSpec {
                 kind: "csv",
                 path: &s.path,
                 min_age: s.min_age.as_deref(),
+                dated: s.dated.as_deref(),
                 allow_empty: s.allow_empty,
                 hive_partitions: s.hive_partitions,
             },
@@ -193,6 +210,7 @@ impl SourceSpec {
                 kind: "json",
                 path: &s.path,
                 min_age: s.min_age.as_deref(),
+                dated: s.dated.as_deref(),
                 allow_empty: s.allow_empty,
                 hive_partitions: s.hive_partitions,
             },
@@ -200,6 +218,7 @@ impl SourceSpec {
                 kind: "parquet",
                 path: &s.path,
                 min_age: s.min_age.as_deref(),
+                dated: s.dated.as_deref(),
                 allow_empty: s.allow_empty,
                 hive_partitions: s.hive_partitions,
             },
@@ -397,9 +416,9 @@ mod tests {
 
     #[test]
     fn complaints_name_their_key() {
-        let bad = spec(r#"{"csv": {"path": "a[.csv", "min_age": "soon", "quote": ",", "comment": "//"}}"#);
+        let bad = spec(r#"{"csv": {"path": "a[.csv", "min_age": "soon", "dated": "%m", "quote": ",", "comment": "//"}}"#);
         let places: Vec<String> = bad.validate().iter().map(|c| c.place.path.join(".")).collect();
-        assert_eq!(places, ["csv.min_age", "csv.path", "csv.comment", "csv.quote"]);
+        assert_eq!(places, ["csv.min_age", "csv.dated", "csv.path", "csv.comment", "csv.quote"]);
     }
 
     #[test]

@@ -51,6 +51,10 @@ pub struct ParquetSpec {
     /// Leaves files alone that were modified more recently than this, e.g. `30s`, `5m`, `1h`.
     #[serde(default)]
     pub min_age: Option<String>,
+    /// Where a file's path has its date, for `--since` and `--until`: a pattern such as `%Y/%m/%d`, or the key of a `key=value` folder.
+    /// When absent, the time of modification counts.
+    #[serde(default)]
+    pub dated: Option<String>,
     /// It is no error when no file is found.
     #[serde(default)]
     pub allow_empty: bool,

@@ -8,12 +8,14 @@ use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemorySchemaPr
 use datafusion::prelude::SessionContext;
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use smelt_connectors::sources::Window;
 use smelt_engine::Result;
 use smelt_engine::ledger::Ledger;
 use smelt_engine::session::Resources;
 use smelt_engine::table::{BatchId, Snapshot, TableFormat, TableName};
 
 use crate::bound::{Bound, BoundTable};
+use crate::look::Look;
 
 /// Shared by all loads of one run.
 #[derive(Debug)]
@@ -23,13 +25,24 @@ pub struct RunContext {
     pub batch: BatchId,
     pub now: DateTime<Utc>,
     pub full_refresh: bool,
+    /// Which input files are considered, by their dates.
+    pub window: Window,
     pub dry_run: bool,
     snapshots: Mutex<BTreeMap<TableName, Option<Snapshot>>>,
 }
 
 impl RunContext {
     pub fn new(bound: Arc<Bound>, resources: Resources, batch: BatchId, now: DateTime<Utc>) -> Self {
-        RunContext { bound, resources, batch, now, full_refresh: false, dry_run: false, snapshots: Mutex::default() }
+        RunContext {
+            bound,
+            resources,
+            batch,
+            now,
+            full_refresh: false,
+            window: Window::default(),
+            dry_run: false,
+            snapshots: Mutex::default(),
+        }
     }
 
     /// The version of a table that this run builds on and reads; loaded once, and anew after `forget`.
@@ -37,9 +50,17 @@ impl RunContext {
         if let Some(known) = self.snapshots.lock().get(&table.name) {
             return Ok(known.clone());
         }
-        let snapshot = table.format.snapshot().await?;
+        let snapshot = match self.bound.listings.snapshot(&table.name) {
+            Some(listed) => listed,
+            None => table.format.snapshot().await?,
+        };
         self.snapshots.lock().insert(table.name.clone(), snapshot.clone());
         Ok(snapshot)
+    }
+
+    /// Which input files this run looks at.
+    pub fn look(&self) -> Look {
+        Look { now: self.now, everything: self.full_refresh, window: self.window }
     }
 
     /// A commit made the known version old.

@@ -3,28 +3,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::datatypes::DataType;
-use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
+use smelt_connectors::formats::consumed;
 use smelt_connectors::sources::{self, SourceFile, SourceSpec};
+use smelt_engine::consumed::{Consumed, Seen};
 use smelt_engine::contract::{Column, Contract, OnNewColumn};
 use smelt_engine::evolve::{grow, merge};
 use smelt_engine::ledger::Ledger;
 use smelt_engine::steps::Step;
-use smelt_engine::table::{FileMark, Snapshot};
+use smelt_engine::table::Snapshot;
 use smelt_engine::types::ContractType;
 use smelt_engine::{Error, Result};
 
 use crate::bound::{Bound, BoundTable, Mode, OnChangedFile, OnTypeChange};
+use crate::look::Look;
 use crate::units;
 
 use super::context::RunContext;
+use super::retract;
 
 /// The input files of one load.
 #[derive(Debug)]
 pub struct Taken {
     pub files: Vec<SourceFile>,
-    /// What the checkpoint records after the load, for this source.
-    pub consumed: BTreeMap<String, FileMark>,
+    /// Those of them that are in the table in an older state, whose rows have to leave it: paths as in `_file`.
+    pub changed: Vec<String>,
     /// Keys of `key=value` folders in the paths.
     pub partition_keys: Vec<String>,
     /// Whether files that are in the table already are read anew.
@@ -34,6 +37,16 @@ pub struct Taken {
 impl Taken {
     pub fn bytes(&self) -> u64 {
         self.files.iter().map(|f| f.mark.size).sum()
+    }
+
+    /// Writes down that these files are in the table.
+    pub fn record(&self, consumed: &mut Consumed) {
+        if self.rebuild {
+            consumed.clear();
+        }
+        for file in &self.files {
+            consumed.insert(file.path.as_str(), &file.mark);
+        }
     }
 }
 
@@ -46,7 +59,7 @@ pub async fn take(
     cx: &RunContext,
     ledger: &Ledger,
 ) -> Result<Option<Taken>> {
-    let listing = cx.bound.listing(source, cx.now).await?;
+    let listing = cx.bound.listing(source, cx.look()).await?;
     if listing.too_young > 0 {
         ledger.warn(format!("{} younger than min_age left for the next run", units::plural(listing.too_young as u64, "file")), 0);
     }
@@ -56,31 +69,47 @@ pub async fn take(
             "run again when they have settled",
         ));
     }
+    let replace = table.mode == Mode::Replace;
+    let spec = cx.bound.source(source)?;
     // under any name: a source that was renamed does not give its files twice
-    let seen: BTreeMap<String, FileMark> = match base {
-        Some(base) if !cx.full_refresh => base.checkpoint.files.values().flatten().map(|(p, m)| (p.clone(), m.clone())).collect(),
-        _ => BTreeMap::new(),
+    let nothing = Consumed::default();
+    let seen = match base {
+        Some(base) if !cx.full_refresh => &base.checkpoint.files,
+        _ => &nothing,
     };
-    let changed: Vec<&SourceFile> = listing.files.iter().filter(|f| seen.get(&f.path).is_some_and(|mark| !same(mark, &f.mark))).collect();
-    let new: Vec<&SourceFile> = listing.files.iter().filter(|f| !seen.contains_key(&f.path)).collect();
-    let marks = |files: &[SourceFile]| files.iter().map(|f| (f.path.clone(), f.mark.clone())).collect::<BTreeMap<_, _>>();
+    let prefixes = if replace { vec![String::new()] } else { sources::prefixes(spec, cx.bound.as_ref())? };
+    consumed::load(&table.location, seen, &prefixes).await?;
+    let dated = spec.dated();
+    let in_window = |f: &SourceFile| replace || cx.window.holds(dated.as_ref(), &f.path, f.mark.modified);
+    let (mut new, mut changed): (Vec<&SourceFile>, Vec<&SourceFile>) = (vec![], vec![]);
+    for file in listing.files.iter().filter(|f| in_window(f)) {
+        match seen.seen(&file.path, &file.mark)? {
+            Seen::New => new.push(file),
+            Seen::Changed => changed.push(file),
+            Seen::Same => {}
+        }
+    }
 
     // A table that its source replaces is a function of all files that are there now.
-    if table.mode == Mode::Replace {
-        let present: BTreeSet<&str> = listing.files.iter().map(|f| f.path.as_str()).collect();
-        let gone = seen.keys().any(|path| !present.contains(path.as_str()));
+    if replace {
+        if !cx.window.is_open() {
+            ledger.warn("--since and --until do not narrow a table that is replaced: it is made of all its files", 0);
+        }
         let redefined = base.as_ref().is_some_and(|b| b.checkpoint.definition != table.definition || b.checkpoint.upstream != *upstream);
-        if base.is_some() && new.is_empty() && changed.is_empty() && !gone && !redefined && !cx.full_refresh {
+        let same = base.is_some() && new.is_empty() && changed.is_empty() && !redefined && !cx.full_refresh;
+        if same && !is_gone(seen, &listing.files)? {
             return Ok(None);
         }
         // a file that is still being written would be missing from the new table
         if base.is_some() && listing.too_young > 0 {
             return Ok(None);
         }
-        let consumed = marks(&listing.files);
-        return Ok(Some(Taken { files: listing.files.clone(), consumed, partition_keys: listing.partition_keys.clone(), rebuild: true }));
+        let partition_keys = listing.partition_keys.clone();
+        return Ok(Some(Taken { files: listing.files.clone(), changed: vec![], partition_keys, rebuild: true }));
     }
 
+    let mut files: Vec<SourceFile> = new.into_iter().cloned().collect();
+    let mut reloaded = vec![];
     if !changed.is_empty() {
         let names = changed.iter().take(3).map(|f| f.path.as_str()).collect::<Vec<_>>().join(", ");
         let more = if changed.len() > 3 { ", …" } else { "" };
@@ -88,27 +117,38 @@ pub async fn take(
             OnChangedFile::Fail => {
                 return Err(Error::data(
                     format!("{} changed after being taken in: {names}{more}", units::plural(changed.len() as u64, "file")),
-                    "put corrections into new files, or set `on_changed_file: ignore` to keep what was taken in, or rebuild the table with --full-refresh",
+                    "put corrections into new files, or set `on_changed_file: reload` to take the rows of these files out and load them again, or `ignore` to keep what was taken in, or rebuild the table with --full-refresh",
                 ));
             }
             OnChangedFile::Ignore => ledger.warn(format!("changed after being taken in, and ignored: {names}{more}"), changed.len()),
+            OnChangedFile::Reload => {
+                if let Some(base) = base {
+                    retract::possible(base)?;
+                }
+                ledger.warn(format!("changed after being taken in, and loaded again: {names}{more}"), changed.len());
+                reloaded.extend(changed.iter().map(|f| f.path.clone()));
+                files.extend(changed.into_iter().cloned());
+                files.sort_by(|a, b| a.path.cmp(&b.path));
+            }
         }
     }
-    let new: Vec<SourceFile> = new.into_iter().cloned().collect();
-    if new.is_empty() && base.is_some() && !cx.full_refresh {
+    if files.is_empty() && !cx.full_refresh && (base.is_some() || !cx.window.is_open()) {
         return Ok(None);
     }
-    let mut consumed = seen;
-    consumed.extend(marks(&new));
-    Ok(Some(Taken { files: new, consumed, partition_keys: listing.partition_keys.clone(), rebuild: cx.full_refresh }))
+    Ok(Some(Taken { files, changed: reloaded, partition_keys: listing.partition_keys.clone(), rebuild: cx.full_refresh }))
 }
 
-/// Equal marks mean equal bytes. An etag decides where both have one; a copy in place can keep size and time.
-fn same(a: &FileMark, b: &FileMark) -> bool {
-    match (&a.etag, &b.etag) {
-        (Some(x), Some(y)) => x == y && a.size == b.size,
-        _ => a.size == b.size && a.modified == b.modified,
+/// Whether a file that was taken in is not there any more.
+fn is_gone(seen: &Consumed, present: &[SourceFile]) -> Result<bool> {
+    // both are in order
+    let mut present = present.iter().map(|f| f.path.as_str()).peekable();
+    for path in seen.paths()? {
+        while present.next_if(|p| *p < path.as_str()).is_some() {}
+        if present.next_if(|p| *p == path).is_none() {
+            return Ok(true);
+        }
     }
+    Ok(false)
 }
 
 /// The contract for these files: the declared one or the inferred one, widened by folders and by new columns that it may take.
@@ -155,9 +195,11 @@ pub async fn contract(
 }
 
 /// What the files of a source look like, for a table that declares no columns.
-pub async fn inferred(bound: &Bound, source: &str, now: DateTime<Utc>) -> Result<Contract> {
-    let listing = bound.listing(source, now).await?;
-    let columns = if listing.files.is_empty() { vec![] } else { sources::infer(bound.source(source)?, &listing.files, INFER_ROWS).await? };
+pub async fn inferred(bound: &Bound, source: &str, look: impl Into<Look>) -> Result<Contract> {
+    let listing = bound.listing(source, look).await?;
+    let mut files: Vec<SourceFile> = listing.files.iter().chain(&listing.others).cloned().collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let columns = if files.is_empty() { vec![] } else { sources::infer(bound.source(source)?, &files, INFER_ROWS).await? };
     let mut contract = Contract { columns, ..Contract::default() };
     bound.source(source)?.feed_columns(&mut contract)?;
     zoned(&mut contract, bound.timezone);

@@ -39,6 +39,7 @@ use super::conflict::{self, Conflict};
 use super::context::RunContext;
 use super::evolve;
 use super::input::{self, Taken};
+use super::retract;
 
 /// Loads one table and says how it went; never panics, never leaves half a table.
 pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> TableReport {
@@ -137,6 +138,7 @@ async fn try_load(
     }
     let mut checkpoint = base.as_ref().map(|b| b.checkpoint.clone()).unwrap_or_default();
 
+    let mut changed = vec![];
     let (plan, rebuild, sensitive) = match &table.input {
         Input::Source(source) => {
             let Some(taken) = input::take(table, source, &base, &upstream, cx, ledger).await? else {
@@ -145,9 +147,8 @@ async fn try_load(
             report.files_read = taken.files.len() as u64;
             progress.start(&report.table, Arc::clone(ledger), taken.bytes());
             let (plan, sensitive) = source_plan(table, source, &taken, &base, cx).await?;
-            // a table has one source, whatever its name was
-            checkpoint.files.clear();
-            checkpoint.files.insert(source.clone(), taken.consumed);
+            taken.record(&mut checkpoint.files);
+            changed = taken.changed;
             (plan, taken.rebuild, sensitive)
         }
         Input::Sql(sql) => {
@@ -243,13 +244,21 @@ async fn try_load(
         },
         Err(e) => Err(e),
     };
-    let written = match judged {
+    let mut written = match judged {
         Ok(written) => written,
         Err(e) => {
             sink.abort().await;
             return Err(e);
         }
     };
+    if !changed.is_empty()
+        && let Err(e) =
+            retract::retract(table, cx, &settled.clone().or_else(|| base.clone()), &changed, rebuild, &mut written, ledger).await
+    {
+        written.discard(table).await;
+        sink.abort().await;
+        return Err(e);
+    }
     let rejected = sink.finish().await?;
 
     evolve::record(&mut checkpoint, &evolution, settled.as_ref(), &cx.batch, cx.now.timestamp_millis());
@@ -552,7 +561,7 @@ async fn expectations(table: &BoundTable, ledger: &Ledger, session: &SessionCont
 }
 
 /// Which files of the base version the change takes away, and what of that version decided its outcome.
-fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[DataFile]) -> (Remove, Reads) {
+pub(super) fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[DataFile]) -> (Remove, Reads) {
     if rebuild || table.mode == Mode::Replace {
         return (if base.is_some() { Remove::Everything } else { Remove::Nothing }, Reads::Everything);
     }

@@ -6,6 +6,7 @@ pub mod context;
 pub mod evolve;
 pub mod input;
 pub mod load;
+pub mod retract;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{DateTime, Utc};
+use smelt_connectors::sources::Window;
 use smelt_engine::session::Resources;
 use smelt_engine::table::BatchId;
 use smelt_engine::{Error, Result};
@@ -37,6 +39,8 @@ pub struct RunOptions {
     pub batch: Option<String>,
     pub only: Vec<String>,
     pub full_refresh: bool,
+    /// Which input files are considered, by their dates.
+    pub window: Window,
     pub dry_run: bool,
     /// Bytes of the memory pool.
     pub memory: u64,
@@ -53,6 +57,7 @@ impl RunOptions {
             batch: None,
             only: vec![],
             full_refresh: false,
+            window: Window::default(),
             dry_run: false,
             memory: machine::default_pool(),
             threads: machine::cores(),
@@ -74,7 +79,12 @@ pub fn main(args: &RunArgs, log: LogFormat) -> u8 {
     if args.batch.as_deref().is_some_and(|b| b.trim().is_empty()) {
         return console.usage("--batch", "the id is empty, and would name every such run; is a variable not set?");
     }
+    let window = match crate::when::window(args.since.as_deref(), args.until.as_deref(), now) {
+        Ok(window) => window,
+        Err((option, why)) => return console.usage(option, &why),
+    };
     let options = RunOptions {
+        window,
         batch: args.batch.clone(),
         only: args.only.clone(),
         full_refresh: args.full_refresh,
@@ -120,6 +130,7 @@ pub async fn run(bound: Arc<Bound>, options: &RunOptions) -> Result<RunReport> {
     let mut context = RunContext::new(Arc::clone(&bound), resources, batch.clone(), options.now);
     context.full_refresh = options.full_refresh;
     context.dry_run = options.dry_run;
+    context.window = options.window;
     let cx = Arc::new(context);
 
     let progress = Progress::new(options.progress);

@@ -58,7 +58,7 @@ gallery! {
     not_a_map: "- name: p\n";
     no_tables: "name: p\ntables:\n";
     numbers_in_words: "name: p\ndefaults: {max_rejected: lots, optimize: {target_file_size: 12 parsecs}}\ntimezone: America/Sao_Paolo\ntables:\n  silver.a: {sql: select 1, max_rejected: 1_000}\n";
-    not_in_this_version: "name: p\ncatalog: {glue: {database: x}}\ntables:\n  silver.a:\n    sql: select 1\n    write: {scd2: {keys: [a]}}\n    publish: {table: x}\n    on_changed_file: reload\n    optimize: {sort_by: [a]}\n  silver.b:\n    sql: select 1\n    write: merge\n";
+    not_in_this_version: "name: p\ncatalog: {glue: {database: x}}\ntables:\n  silver.a:\n    sql: select 1\n    write: {scd2: {keys: [a]}}\n    publish: {table: x}\n    optimize: {sort_by: [a]}\n  silver.b:\n    sql: select 1\n    write: merge\n";
     modes_take_no_settings: "name: p\ntables:\n  silver.a: {sql: select 1, write: {append: {keys: [a]}}}\n";
 
     unset_variable: "name: p\nlake: s3://${BUCKET}/${HOME}\ntables:\n  silver.a: {sql: \"select '${DAY}'\"}\n";
