@@ -2,7 +2,7 @@
 //!
 //! A format is how a list of data files becomes a table version: its log, its commit, its snapshot. What both formats
 //! share lives beside them: `publish` (the commit protocol), `checkpoint` (what a table has taken in), `schema` (types
-//! as JSON), `scan` (reading a version). No format knows how rows are made or how data files are written.
+//! as JSON), `scan` (reading a version), `purge` (leaving nothing but the newest version). No format knows how rows are made or how data files are written.
 
 mod checkpoint;
 mod delta;
@@ -10,6 +10,7 @@ mod delta_log;
 mod delta_protocol;
 mod parquet;
 mod publish;
+mod purge;
 mod scan;
 mod schema;
 mod symlink;

@@ -18,6 +18,7 @@ use datafusion::prelude::SessionContext;
 
 use crate::conform::Sensitive;
 pub use crate::conform::TextMask;
+pub use sha::{Hmac, hex};
 use crate::error::{Complaint, Result};
 use crate::keys::{Keys, Secret};
 use crate::steps::config::Entries;
