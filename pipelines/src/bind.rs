@@ -19,6 +19,7 @@ use smelt_engine::{Error, checks, steps};
 use crate::bound::{Bound, BoundTable, Input, Mode};
 use crate::cli::PipelineArgs;
 use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::forget::{self, subjects::Declared};
 use crate::graph::{self, Graph};
 use crate::spec::{self, Loaded, OnChangedFile, Table, WriteSpec};
 use crate::yaml::{Sources, Unset};
@@ -88,6 +89,7 @@ pub async fn open_with(args: &PipelineArgs, secrets: Secrets, stores: Arc<Stores
                 keys: tables.keys,
                 sources: pipeline.sources.0.into_iter().map(|(name, source)| (name.value, source)).collect(),
                 tables: tables.tables,
+                subjects: tables.subjects,
                 graph,
                 timezone: pipeline.timezone.map(|z| z.0),
                 sample: pipeline.sample,
@@ -171,6 +173,7 @@ fn keys(loaded: &mut Loaded, secrets: Secrets, base: &Path) -> Keys {
 struct Tables {
     tables: Vec<BoundTable>,
     keys: Keys,
+    subjects: Declared,
 }
 
 fn bind(loaded: &mut Loaded, keys: Keys, base: &Path, stores: &Stores) -> Option<(Location, Tables, Graph)> {
@@ -215,7 +218,14 @@ fn bind(loaded: &mut Loaded, keys: Keys, base: &Path, stores: &Stores) -> Option
     let written: Vec<&str> = pipeline.tables.keys().collect();
     order.sort_by_key(|name| (depths.get(name).copied(), written.iter().position(|w| w == name)));
     let tables = order.iter().filter_map(|name| tables.remove(name)).collect();
-    Some((lake, Tables { tables, keys }, graph))
+    let subjects = match forget::subjects::declared(&pipeline) {
+        Ok(subjects) => subjects,
+        Err(e) => {
+            complain(loaded, &[], e);
+            return None;
+        }
+    };
+    Some((lake, Tables { tables, keys, subjects }, graph))
 }
 
 fn complain(loaded: &mut Loaded, base: &[&str], e: Error) {

@@ -28,6 +28,7 @@ use smelt_engine::write::{self, QuarantineSink, WriteSpec};
 use smelt_engine::{Error, Result, error::Complaint};
 
 use crate::bound::{BoundTable, Input, MaxRejected, Mode};
+use crate::forget::suppress;
 use crate::progress::Progress;
 use crate::report::{Status, TableReport};
 use crate::units;
@@ -140,7 +141,8 @@ async fn try_load(
         provenance: table.provenance,
     };
     let scope = Scope { session: &session, keys: &cx.bound.keys, now: cx.now, step: 0, route: None };
-    let assembled = assemble(plan, &spec, &scope).await?;
+    let forgotten = suppress::of(table, cx).await?;
+    let assembled = forgotten.apply(assemble(plan, &spec, &scope).await?)?;
     let schema = reconcile(&base, &assembled, rebuild, ledger)?;
 
     let now = cx.now.timestamp_millis();
@@ -148,7 +150,7 @@ async fn try_load(
         prefix: table.quarantine.data_prefix(&None, &cx.batch),
         ..WriteSpec::new(Arc::clone(&table.quarantine_location.store), table.quarantine_location.prefix.clone(), now)
     }));
-    ledger.set_sink(Arc::clone(&sink) as _);
+    ledger.set_sink(forgotten.sink(Arc::clone(&sink) as _));
     ledger.set_batch(cx.batch.0.clone());
     ledger.set_table(table.name.to_string());
     if cx.dry_run {
@@ -502,7 +504,7 @@ async fn discard(table: &BoundTable, files: &[DataFile]) {
 }
 
 /// Publishes the quarantine files that the table's checkpoint names, unless that has been done.
-async fn settle_quarantine(table: &BoundTable, checkpoint: &Checkpoint, cx: &RunContext) -> Result<()> {
+pub(crate) async fn settle_quarantine(table: &BoundTable, checkpoint: &Checkpoint, cx: &RunContext) -> Result<()> {
     if checkpoint.quarantine.is_empty() || cx.dry_run {
         return Ok(());
     }
