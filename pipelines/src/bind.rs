@@ -21,7 +21,7 @@ use crate::cli::PipelineArgs;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use crate::forget::{self, subjects::Declared};
 use crate::graph::{self, Graph};
-use crate::spec::{self, Loaded, OnChangedFile, Table, WriteSpec};
+use crate::spec::{self, ColumnSpec, Loaded, OnChangedFile, Subject, Table, WriteSpec};
 use crate::yaml::{Sources, Unset};
 
 /// Whether a secret that cannot be fetched is a mistake.
@@ -366,7 +366,8 @@ fn no_table(table: &str, names: &BTreeSet<String>) -> Complaint {
 /// A hash of what decides the rows of a table made by SQL.
 fn definition(table: &Table) -> String {
     // values only: a comment in the pipeline moves every place, and changes no row
-    let columns: Vec<_> = table.columns.iter().collect();
+    // nor does it matter to a row who its subject is
+    let columns: Vec<_> = table.columns.iter().map(|(name, c)| (name, ColumnSpec { subject: Subject::None, ..c.clone() })).collect();
     let steps: Vec<_> = table.steps.iter().map(|s| &s.value).collect();
     let checks: Vec<_> = table.checks.iter().map(|c| &c.value).collect();
     let partitions: Vec<_> = table.partition_by.iter().map(|p| &p.value).collect();

@@ -106,7 +106,7 @@ impl DeltaFormat {
     }
 
     /// The table as delta-rs sees it, on our store.
-    fn delta_rs(&self) -> Result<deltalake::DeltaTable, deltalake::DeltaTableError> {
+    pub(super) fn delta_rs(&self) -> Result<deltalake::DeltaTable, deltalake::DeltaTableError> {
         let at = &self.location;
         let generic = |e: &dyn std::fmt::Display| deltalake::DeltaTableError::Generic(e.to_string());
         let mut url = Url::parse(at.root.as_str()).map_err(|e| generic(&e))?;

@@ -70,8 +70,8 @@ pub struct Origin {
 pub struct Lineage {
     /// In the order of the output.
     pub columns: Vec<(String, Vec<Origin>)>,
-    /// Every column of every stage with its origins, as rows that leave for quarantine on the way show them.
-    pub seen: Vec<(String, Origin)>,
+    /// The columns that rows have where they leave for quarantine on the way, with their origins.
+    pub refused: Vec<(String, Origin)>,
 }
 
 /// Traces all columns of `plan`.
@@ -86,14 +86,6 @@ impl Lineage {
     fn of(&mut self, plan: &LogicalPlan) -> Vec<Vec<Origin>> {
         let mut out = self.stage(plan);
         out.resize(plan.schema().fields().len(), vec![]);
-        for (field, origins) in plan.schema().fields().iter().zip(&out) {
-            for origin in origins.iter().filter(|o| o.expr.is_some()) {
-                let entry = (field.name().clone(), origin.clone());
-                if !self.seen.contains(&entry) {
-                    self.seen.push(entry);
-                }
-            }
-        }
         out
     }
 
@@ -174,6 +166,11 @@ impl Lineage {
             other => match other.inputs().as_slice() {
                 [input] => {
                     let inputs = self.of(input);
+                    if matches!(other, LogicalPlan::Extension(e) if e.node.name() == "Route") {
+                        for (field, origins) in input.schema().fields().iter().zip(&inputs) {
+                            self.refused.extend(origins.iter().map(|o| (field.name().clone(), o.clone())));
+                        }
+                    }
                     let at = |name: &str| input.schema().fields().iter().position(|f| f.name() == name);
                     other.schema().fields().iter().map(|f| at(f.name()).and_then(|i| inputs.get(i).cloned()).unwrap_or_default()).collect()
                 }

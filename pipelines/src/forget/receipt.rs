@@ -156,7 +156,7 @@ fn canonical(value: &Value, out: &mut String) {
             }
             out.push(']');
         }
-        other => drop(write!(out, "{other}")),
+        other => out.push_str(&other.to_string()),
     }
 }
 
@@ -197,9 +197,13 @@ impl Receipt {
         }
         if !self.input_files.is_empty() {
             let _ = writeln!(out, "\nthese input files still hold them:");
-            self.input_files.iter().for_each(|f| drop(writeln!(out, "  {f}")));
+            for file in &self.input_files {
+                let _ = writeln!(out, "  {file}");
+            }
         }
-        self.notes.iter().for_each(|n| drop(writeln!(out, "\nnote: {n}")));
+        for note in &self.notes {
+            let _ = writeln!(out, "\nnote: {note}");
+        }
         if self.dry_run {
             let _ = writeln!(out, "\nA dry run: nothing was changed.");
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use datafusion::functions_aggregate::expr_fn::count;
@@ -13,11 +13,13 @@ use datafusion::logical_expr::{Expr, LogicalPlanBuilder, lit};
 use datafusion::physical_plan::collect;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::ObjectStoreExt;
-use parquet::arrow::async_reader::{ParquetObjectReader, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::parquet_to_arrow_schema;
+use parquet::file::metadata::ParquetMetaDataReader;
 use smelt_connectors::stores::Location;
 use smelt_engine::contract::hidden;
 use smelt_engine::ledger::Ledger;
-use smelt_engine::steps::expression::column;
+use smelt_engine::session::Resources;
+use smelt_engine::steps::expression::{column, unqualified};
 use smelt_engine::table::{Change, Checkpoint, Commit, DataFile, Remove, Snapshot, TableFormat};
 use smelt_engine::write::{self, WriteSpec, stored_schema};
 use smelt_engine::{Error, Result};
@@ -32,6 +34,7 @@ const ATTEMPTS: u32 = 10;
 const STATE: &str = "_smelt/state";
 
 /// One table to go through.
+#[allow(missing_debug_implementations)] // holds a function
 pub struct Job<'a> {
     pub name: String,
     pub format: &'a dyn TableFormat,
@@ -133,7 +136,8 @@ async fn prepare(
     }
     drop(rewriting);
     let (state, state_rows) = replace_state(cx, job, base, &state_of(&base.checkpoint), out, written).await?;
-    if found.files.is_empty() && state_rows == 0 && !(fence && !base.checkpoint.quarantine.is_empty()) {
+    let clears = fence && !base.checkpoint.quarantine.is_empty();
+    if found.files.is_empty() && state_rows == 0 && !clears {
         return Ok(None);
     }
     let mut checkpoint = with_state(base.checkpoint.clone(), state)?;
@@ -221,9 +225,10 @@ async fn without(
 ) -> Result<Vec<DataFile>> {
     let Some(predicate) = (job.predicate)(&schema)? else { return Err(Error::bug("rows were found without a condition")) };
     let (before, bytes, path) = (file.rows, file.bytes, file.path.clone());
-    let session = cx.session(Arc::new(Ledger::default()));
+    // one partition, so that the rows stay in their order; files go side by side
+    let session = Resources { threads: 1, ..cx.resources.clone() }.session(Arc::new(Ledger::default()));
     let table = provider(job.format, &only(base, schema, file, partition_columns), &cx.resources, &cx.bound, job.location).await?;
-    let kept = LogicalPlanBuilder::from(scan(table)?).filter(Expr::IsNotTrue(Box::new(predicate)))?.build()?;
+    let kept = LogicalPlanBuilder::from(unqualified(scan(table)?)?).filter(Expr::IsNotTrue(Box::new(predicate)))?.build()?;
     let spec = WriteSpec {
         prefix,
         partition_columns: partition_columns.to_vec(),
@@ -285,11 +290,24 @@ async fn replace_state(
 
 /// Looks into one state file, whose columns are its own.
 async fn find_state(cx: &RunContext, job: &Job<'_>, base: &Snapshot, file: &DataFile) -> Result<(Found, SchemaRef)> {
-    let reader = ParquetObjectReader::new(Arc::clone(&job.location.store), job.location.path(&file.path)?).with_file_size(file.bytes);
-    let schema = Arc::new(stored_schema(ParquetRecordBatchStreamBuilder::new(reader).await?.schema())?);
+    let schema = Arc::new(stored_schema(&schema_in(job, file).await?)?);
     let unpartitioned = Snapshot { partition_columns: vec![], ..base.clone() };
     let found = find(cx, job, &unpartitioned, &schema, std::slice::from_ref(file)).await?;
     Ok((found, schema))
+}
+
+/// The schema in a file's footer, which ends in the footer's length and four letters.
+async fn schema_in(job: &Job<'_>, file: &DataFile) -> Result<Schema> {
+    let path = job.location.path(&file.path)?;
+    let damaged = || Error::data(format!("{} of {} is no Parquet file", file.path, job.name), "restore it from a backup or versioning");
+    let end = file.bytes.checked_sub(8).ok_or_else(damaged)?;
+    let tail = job.location.store.get_range(&path, end..file.bytes).await?;
+    let length = tail.first_chunk::<4>().map(|bytes| u64::from(u32::from_le_bytes(*bytes))).ok_or_else(damaged)?;
+    let start = end.checked_sub(length).ok_or_else(damaged)?;
+    let footer = job.location.store.get_range(&path, start..end).await?;
+    let metadata = ParquetMetaDataReader::decode_metadata(&footer).map_err(|_| damaged())?;
+    let of = metadata.file_metadata();
+    Ok(parquet_to_arrow_schema(of.schema_descr(), of.key_value_metadata())?)
 }
 
 /// Deletes files that no version will name. Failing at it leaves garbage that the next purge takes.

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
+use arrow::array::{ArrayRef, AsArray, BooleanArray};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
@@ -171,7 +171,17 @@ impl Forgotten {
     }
 
     fn refuses(&self, raw: &str) -> bool {
-        let Ok(Value::Object(record)) = serde_json::from_str::<Value>(raw) else { return false };
+        let Ok(Value::Object(record)) = serde_json::from_str::<Value>(raw) else {
+            // of a line that is no record only its pieces can be looked up
+            let mut pieces = raw.split([',', ';', '\t', '|', '"']).map(str::trim).filter(|piece| !piece.is_empty());
+            return pieces.any(|piece| {
+                let among = |(hmac, entry): &(Hmac, Entry)| {
+                    let hash = hash(hmac, piece);
+                    entry.fields.values().any(|field| field.hashes.contains(&hash))
+                };
+                self.lists.iter().any(among)
+            });
+        };
         self.lists.iter().any(|(hmac, entry)| {
             entry.fields.iter().any(|(name, field)| {
                 let text = match record.get(name) {

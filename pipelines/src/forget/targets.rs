@@ -81,7 +81,12 @@ pub fn find(bound: &Bound, checked: &[CheckedTable], people: &People, session: &
                 for origin in origins {
                     for start in starts(origin) {
                         match &origin.expr {
-                            Some(expr) => arrays.push(evaluate(session, expr, &origin.ty, &start)?),
+                            Some(expr) => {
+                                if origin.table.is_empty() && folds(session, expr, &start)? {
+                                    add(&mut target.matcher, &origin.column, &start, true)?;
+                                }
+                                arrays.push(evaluate(session, expr, &origin.ty, &start)?);
+                            }
                             None => blocked.push((column.as_str(), origin.by.as_str())),
                         }
                     }
@@ -93,14 +98,10 @@ pub fn find(bound: &Bound, checked: &[CheckedTable], people: &People, session: &
                     reached.insert(column.clone(), arrays);
                 }
             }
-            for (field, origin) in &lineage.seen {
+            for (field, origin) in &lineage.refused {
                 let Some(expr) = &origin.expr else { continue };
                 for start in starts(origin) {
-                    let found = evaluate(session, expr, &origin.ty, &start)?;
-                    add(&mut target.matcher, field, &found, false)?;
-                    if origin.table.is_empty() && folds(session, expr, &start)? {
-                        add(&mut target.matcher, &origin.column, &start, true)?;
-                    }
+                    add(&mut target.matcher, field, &evaluate(session, expr, &origin.ty, &start)?, false)?;
                 }
             }
             if reached.is_empty() {

@@ -3,6 +3,7 @@
 mod bad_input;
 mod cases;
 mod faults;
+mod forget;
 mod leaks;
 mod olist;
 mod readers;
