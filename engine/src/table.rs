@@ -234,6 +234,29 @@ pub enum Commit {
     },
 }
 
+/// What `TableFormat::purge` may take away.
+#[derive(Debug, Clone, Copy)]
+pub struct Purge {
+    /// Files that no version ever named go when they are older than this (milliseconds since the epoch): younger ones may belong to a
+    /// writer that has not committed yet.
+    pub unnamed_before: i64,
+    /// Only counts.
+    pub dry_run: bool,
+}
+
+/// What a purge took away, or would.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Purged {
+    /// Data and state files that the newest version does not name.
+    pub files: u64,
+    /// Of these.
+    pub bytes: u64,
+    /// Entries of the log, checkpoints and sidecars that were removed, or rewritten without statistics and paths of files that are gone.
+    pub log_entries: u64,
+    /// Files that no version names and that are too young to go.
+    pub left: u64,
+}
+
 /// One table of one format at one place.
 #[async_trait]
 pub trait TableFormat: Debug + Send + Sync {
@@ -251,6 +274,9 @@ pub trait TableFormat: Debug + Send + Sync {
     /// A prefix below the table's root for the data files of a change to come ("" for the root itself).
     /// Files there are invisible to readers until `commit` names them.
     fn data_prefix(&self, base: &Option<Snapshot>, batch: &BatchId) -> String;
+    /// Makes the newest version the only one that can be read: removes all data and state files that it does not name, and from the log
+    /// what was said about them (statistics, paths, partition values). Doing it twice changes nothing.
+    async fn purge(&self, options: Purge) -> Result<Purged>;
 }
 
 #[cfg(test)]

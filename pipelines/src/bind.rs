@@ -20,9 +20,10 @@ use smelt_engine::{Error, checks, steps};
 use crate::bound::{Bound, BoundTable, Input, Mode};
 use crate::cli::PipelineArgs;
 use crate::diagnostic::{Diagnostic, Diagnostics};
+use crate::forget::{self, subjects::Declared};
 use crate::graph::{self, Graph};
 use crate::look::Listings;
-use crate::spec::{self, Loaded, OnChangedFile, Table, WriteSpec};
+use crate::spec::{self, ColumnSpec, Loaded, OnChangedFile, Subject, Table, WriteSpec};
 use crate::yaml::{Sources, Unset};
 
 /// Whether a secret that cannot be fetched is a mistake.
@@ -90,6 +91,7 @@ pub async fn open_with(args: &PipelineArgs, secrets: Secrets, stores: Arc<Stores
                 keys: tables.keys,
                 sources: pipeline.sources.0.into_iter().map(|(name, source)| (name.value, source)).collect(),
                 tables: tables.tables,
+                subjects: tables.subjects,
                 graph,
                 timezone: pipeline.timezone.map(|z| z.0),
                 sample: pipeline.sample,
@@ -173,6 +175,7 @@ fn keys(loaded: &mut Loaded, secrets: Secrets, base: &Path) -> Keys {
 struct Tables {
     tables: Vec<BoundTable>,
     keys: Keys,
+    subjects: Declared,
 }
 
 fn bind(loaded: &mut Loaded, keys: Keys, base: &Path, stores: &Stores) -> Option<(Location, Tables, Graph)> {
@@ -217,7 +220,14 @@ fn bind(loaded: &mut Loaded, keys: Keys, base: &Path, stores: &Stores) -> Option
     let written: Vec<&str> = pipeline.tables.keys().collect();
     order.sort_by_key(|name| (depths.get(name).copied(), written.iter().position(|w| w == name)));
     let tables = order.iter().filter_map(|name| tables.remove(name)).collect();
-    Some((lake, Tables { tables, keys }, graph))
+    let subjects = match forget::subjects::declared(&pipeline) {
+        Ok(subjects) => subjects,
+        Err(e) => {
+            complain(loaded, &[], e);
+            return None;
+        }
+    };
+    Some((lake, Tables { tables, keys, subjects }, graph))
 }
 
 fn complain(loaded: &mut Loaded, base: &[&str], e: Error) {
@@ -406,7 +416,8 @@ fn no_table(table: &str, names: &BTreeSet<String>) -> Complaint {
 /// A hash of what decides the rows of a table made by SQL.
 fn definition(table: &Table) -> String {
     // values only: a comment in the pipeline moves every place, and changes no row
-    let columns: Vec<_> = table.columns.iter().collect();
+    // nor does it matter to a row who its subject is
+    let columns: Vec<_> = table.columns.iter().map(|(name, c)| (name, ColumnSpec { subject: Subject::None, ..c.clone() })).collect();
     let steps: Vec<_> = table.steps.iter().map(|s| &s.value).collect();
     let checks: Vec<_> = table.checks.iter().map(|c| &c.value).collect();
     let partitions: Vec<_> = table.partition_by.iter().map(|p| &p.value).collect();

@@ -21,6 +21,7 @@ use smelt_engine::write::partition::PartitionBy;
 use smelt_engine::{Error, Result};
 
 use crate::diagnostic::Diagnostics;
+use crate::forget::subjects::Declared;
 use crate::graph::Graph;
 use crate::look::Listings;
 use crate::spec::{Loaded, SampleSpec};
@@ -41,6 +42,8 @@ pub struct Bound {
     pub sources: BTreeMap<String, SourceSpec>,
     /// In loading order.
     pub tables: Vec<BoundTable>,
+    /// Columns that say whose a row is.
+    pub subjects: Declared,
     pub graph: Graph,
     /// Of timestamps that carry none, unless their column says otherwise.
     pub timezone: Option<chrono_tz::Tz>,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
+use datafusion::logical_expr::LogicalPlan;
 use smelt_engine::conform::Sensitive;
 use smelt_engine::contract::{Contract, OnNewColumn, hidden};
 use smelt_engine::ledger::Ledger;
@@ -40,6 +41,8 @@ pub struct CheckedTable {
     pub partition_columns: Vec<String>,
     /// The contract, where it was inferred.
     pub inferred: Option<Contract>,
+    /// Over empty stand-ins: says where its columns come from.
+    pub plan: LogicalPlan,
 }
 
 /// Plans all tables in order; collects the mistakes of all of them.
@@ -56,13 +59,14 @@ pub async fn check(bound: &Bound, options: &RunOptions) -> Result<Vec<CheckedTab
         match plan(bound, table, &resources, &planned, options).await {
             Ok((assembled, inferred)) => {
                 planned.insert(table.name.to_string(), Arc::clone(&assembled.schema));
-                let Assembled { schema, partition_columns, .. } = assembled;
-                tables.push(CheckedTable { name: table.name.clone(), schema, partition_columns, inferred });
+                let Assembled { schema, partition_columns, plan } = assembled;
+                tables.push(CheckedTable { name: table.name.clone(), schema, partition_columns, inferred, plan });
             }
             Err(Error::Pipeline(complaints)) => bound.diagnose(&table.name, complaints, &mut diagnostics),
             Err(other) => return Err(CheckFailure::Other(other)),
         }
     }
+    crate::forget::subjects::check(bound, &tables, &mut diagnostics);
     if diagnostics.is_empty() { Ok(tables) } else { Err(CheckFailure::Pipeline(diagnostics)) }
 }
 

@@ -63,6 +63,11 @@ pub enum Command {
         after_help = "Examples:\n  smelt query pipelines/olist 'select * from gold.daily_revenue order by 1 desc limit 10'\n  smelt query ./lake 'select * from quarantine.silver_orders' --format json\n  smelt query pipelines/olist 'show tables'"
     )]
     Query(QueryArgs),
+    /// Remove a person from every table, quarantine and old version of a pipeline's lake; leave a signed receipt.
+    #[command(
+        after_help = "Examples:\n  smelt forget pipelines/shop --subject customer_id=4711 --reason 'request 2026-118' --dry-run\n  smelt forget pipelines/shop --file requests.csv --receipt receipt.json\n  smelt forget pipelines/shop --verify receipt.json"
+    )]
+    Forget(ForgetArgs),
     /// Make sample input of a realistic shape, at any size, byte-identical for a seed.
     Sample {
         #[command(subcommand)]
@@ -129,6 +134,43 @@ pub struct RunArgs {
     /// Bars on a terminal and plain lines elsewhere, or nothing until the report.
     #[arg(long, value_enum, default_value = "auto", value_name = "MODE")]
     pub progress: ProgressMode,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ForgetArgs {
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+    /// Whom: the name of a subject and its value as the input has it, before any mask. May be repeated.
+    #[arg(long = "subject", value_name = "NAME=VALUE")]
+    pub subject: Vec<String>,
+    /// Many at once: a file with NAME=VALUE on each line; or values alone, with the subject's name in the first line where there are several.
+    #[arg(long, value_name = "LIST")]
+    pub file: Option<PathBuf>,
+    /// Why, for the receipt. Must not name the person.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// Show which tables, files, rows and bytes it would touch; change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Also write the receipt to this file. The lake keeps it below _smelt/receipts.
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
+    /// Key of the pipeline that signs the receipt; the first by name when absent.
+    #[arg(long, value_name = "KEY")]
+    pub sign_key: Option<String>,
+    /// Go on although a table holds the person in a form that cannot be found; the receipt says so.
+    #[arg(long)]
+    pub allow_unreachable: bool,
+    /// No other process writes to the lake: also remove files that no version names and that are younger than a day.
+    #[arg(long)]
+    pub alone: bool,
+    /// Check the signature of a receipt, and do nothing else.
+    #[arg(long, value_name = "RECEIPT", conflicts_with_all = ["subject", "file", "reason", "dry_run", "receipt", "sign_key", "allow_unreachable", "alone"])]
+    pub verify: Option<PathBuf>,
+    #[arg(long, value_name = "SIZE", env = "SMELT_MEMORY")]
+    pub memory: Option<String>,
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -253,6 +295,7 @@ pub fn main() -> ExitCode {
         Command::Plan(args) => crate::plan::plan(&args, cli.log),
         Command::Run(args) => crate::run::main(&args, cli.log),
         Command::Query(args) => crate::query::main(&args, cli.log),
+        Command::Forget(args) => crate::forget::main(&args, cli.log),
         Command::Sample { what } => crate::sample::command::main(&what),
         Command::Schema(args) => match &args.pipeline {
             Some(pipeline) => crate::table_schema::main(pipeline, &args, cli.log),

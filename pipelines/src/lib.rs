@@ -6,6 +6,7 @@ pub mod check;
 pub mod cli;
 pub mod console;
 pub mod diagnostic;
+pub mod forget;
 pub mod graph;
 pub mod init;
 pub mod look;

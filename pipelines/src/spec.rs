@@ -19,7 +19,7 @@ use smelt_engine::types::ContractType;
 use smelt_engine::write::PartitionBy;
 
 pub use load::{LoadOptions, Loaded, load, load_os, resolve_keys};
-pub use values::{ByteSize, Formats, MaxRejected, Names, Zone};
+pub use values::{ByteSize, Formats, MaxRejected, Names, Subject, Zone};
 
 use crate::yaml::{Ordered, SecretRef, Spanned, Unavailable};
 
@@ -62,6 +62,10 @@ pub struct Pipeline {
     pub sources: Ordered<SourceSpec>,
     /// The tables to make, by `layer.name`, such as `silver.orders`.
     pub tables: Ordered<Table>,
+    /// Whose rows are, beyond what `subject: true` at a contract's column says: for `smelt forget`, columns of tables by the name of the subject:
+    /// `subjects: {customer_id: [silver.orders.customer_id, gold.dim_customer.customer_id]}`.
+    #[serde(default)]
+    pub subjects: Ordered<Vec<Spanned<String>>>,
     /// What holds for every table that does not say otherwise.
     #[serde(default)]
     pub defaults: Defaults,
@@ -187,6 +191,7 @@ pub struct ColumnSpec {
     pub was: Names,
     pub description: Option<String>,
     pub tags: Vec<String>,
+    pub subject: Subject,
 }
 
 /// What happens when the input's columns differ from the contract.

@@ -20,7 +20,7 @@ pub(super) const FORMAT: u32 = 2;
 pub(super) const INLINE: usize = 4096;
 /// How many old sidecars stay for readers that hold an old snapshot.
 const KEEP: u64 = 20;
-const FOLDER: &str = "_smelt/checkpoints";
+pub(super) const FOLDER: &str = "_smelt/checkpoints";
 
 #[derive(Serialize)]
 struct Storing<'a> {

@@ -16,19 +16,19 @@ use deltalake::logstore::{StorageConfig, default_logstore};
 use object_store::prefix::PrefixStore;
 use serde_json::{Value, json};
 use smelt_engine::error::{Error, Result};
-use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Reads, Remove, Snapshot, TableFormat};
+use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Purge, Purged, Reads, Remove, Snapshot, TableFormat};
 use url::Url;
 
 use super::delta_log::{self, LogState, Metadata, encode};
 use super::delta_protocol::Protocol;
 use super::publish::{Log, keeps_files, precheck, publish};
 use super::schema::{Dialect, evolve, from_json, to_json};
-use super::{checkpoint, parquet, scan};
+use super::{checkpoint, parquet, purge, scan};
 use crate::stores::Location;
 
 /// Application ids of our `txn` actions.
-const SEQUENCE: &str = "smelt.sequence";
-const ATTEMPT: &str = "smelt.attempt";
+pub(super) const SEQUENCE: &str = "smelt.sequence";
+pub(super) const ATTEMPT: &str = "smelt.attempt";
 /// A log checkpoint every so many versions.
 const LOG_CHECKPOINT: u64 = 10;
 
@@ -94,7 +94,7 @@ impl DeltaFormat {
         }
     }
 
-    async fn log_checkpoint(&self) -> Result<(), deltalake::DeltaTableError> {
+    pub(super) async fn log_checkpoint(&self) -> Result<(), deltalake::DeltaTableError> {
         let mut table = self.delta_rs()?;
         table.load().await?;
         deltalake::checkpoints::create_checkpoint(&table, None).await?;
@@ -105,7 +105,7 @@ impl DeltaFormat {
     }
 
     /// The table as delta-rs sees it, on our store.
-    fn delta_rs(&self) -> Result<deltalake::DeltaTable, deltalake::DeltaTableError> {
+    pub(super) fn delta_rs(&self) -> Result<deltalake::DeltaTable, deltalake::DeltaTableError> {
         let at = &self.location;
         let generic = |e: &dyn std::fmt::Display| deltalake::DeltaTableError::Generic(e.to_string());
         let mut url = Url::parse(at.root.as_str()).map_err(|e| generic(&e))?;
@@ -154,6 +154,10 @@ impl TableFormat for DeltaFormat {
 
     fn data_prefix(&self, _base: &Option<Snapshot>, _batch: &BatchId) -> String {
         String::new()
+    }
+
+    async fn purge(&self, options: Purge) -> Result<Purged> {
+        purge::delta(self, &self.location, options).await
     }
 }
 

@@ -2,8 +2,7 @@
 //!
 //! A format is how a list of data files becomes a table version: its log, its commit, its snapshot. What both formats
 //! share lives beside them: `publish` (the commit protocol), `rebase` (who can step over whom), `checkpoint` and `consumed` (what a table
-//! has taken in), `schema` (types
-//! as JSON), `scan` (reading a version). No format knows how rows are made or how data files are written.
+//! has taken in), `schema` (types as JSON), `scan` (reading a version), `purge` (leaving nothing but the newest version). No format knows how rows are made or how data files are written.
 
 mod checkpoint;
 pub mod consumed;
@@ -12,6 +11,7 @@ mod delta_log;
 mod delta_protocol;
 mod parquet;
 mod publish;
+mod purge;
 mod rebase;
 mod scan;
 mod schema;

@@ -18,12 +18,12 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use smelt_engine::error::{Complaint, Error, Result};
-use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Remove, Snapshot, TableFormat};
+use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Purge, Purged, Remove, Snapshot, TableFormat};
 
 use super::checkpoint::{self, damaged, fetch, supported};
 use super::publish::{Log, keeps_files, precheck, publish};
 use super::schema::{Dialect, evolve, from_json, to_json};
-use super::{delta_log, scan, symlink};
+use super::{delta_log, purge, scan, symlink};
 use crate::stores::Location;
 
 /// Below the table's root.
@@ -148,6 +148,10 @@ impl ParquetFormat {
             .await?;
         for (version, json) in (newest.full..).zip(earlier) {
             let manifest = self.parse(version, &json)?;
+            // a purge makes a version list all files after others have built on it
+            if manifest.full == version {
+                files.clear();
+            }
             apply(&mut files, manifest.add, &manifest.remove);
         }
         apply(&mut files, std::mem::take(&mut newest.add), &newest.remove);
@@ -218,7 +222,7 @@ fn apply(files: &mut Vec<DataFile>, add: Vec<DataFile>, remove: &[String]) {
     files.extend(add);
 }
 
-fn entry(version: u64) -> String {
+pub(super) fn entry(version: u64) -> String {
     format!("{VERSIONS}/{version:020}.json")
 }
 
@@ -275,6 +279,10 @@ impl TableFormat for ParquetFormat {
         let sequence = base.as_ref().map_or(0, |s| s.checkpoint.sequence) + 1;
         let hash = batch.0.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         format!("data/{sequence:08}-{hash:08x}")
+    }
+
+    async fn purge(&self, options: Purge) -> Result<Purged> {
+        purge::parquet(self, &self.location, options).await
     }
 }
 

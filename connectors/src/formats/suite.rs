@@ -173,7 +173,7 @@ pub(super) async fn file(at: &Location, prefix: &str, city: Option<&str>, first:
 
 const CITIES: [Option<&str>; 5] = [Some("São Paulo"), Some("a/b=c%20d"), None, Some("x#y?z*[1]"), Some("O'Brien: \"1\"")];
 
-async fn append_at(at: &Location, base: &Option<Snapshot>, n: u64) -> Change {
+pub(super) async fn append_at(at: &Location, base: &Option<Snapshot>, n: u64) -> Change {
     let add = file(at, &format!("data/{n:08}-x"), CITIES[(n as usize - 1) % 5], n as i64 * 10).await;
     let mut checkpoint = base.as_ref().map(|s| s.checkpoint.clone()).unwrap_or_default();
     let batch = BatchId(format!("batch-{n}"));

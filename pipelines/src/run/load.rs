@@ -30,6 +30,7 @@ use smelt_engine::write::{self, QuarantineSink, WriteSpec};
 use smelt_engine::{Error, Result, error::Complaint};
 
 use crate::bound::{BoundTable, Input, MaxRejected, Mode};
+use crate::forget::suppress;
 use crate::progress::Progress;
 use crate::report::{ChangeReport, Status, TableReport};
 use crate::units;
@@ -168,7 +169,8 @@ async fn try_load(
         }
     };
     let scope = Scope { session: &session, keys: &cx.bound.keys, now: cx.now, step: 0, route: None };
-    let assembled = assemble(plan, &spec(table, &sensitive), &scope).await?;
+    let forgotten = suppress::of(table, cx).await?;
+    let assembled = forgotten.apply(assemble(plan, &spec(table, &sensitive), &scope).await?)?;
     let (schema, partitions) = change::columns(table, &assembled, base.as_ref().filter(|_| !rebuild))?;
     let evolution = evolve::reconcile(table, base.as_ref(), &schema, &partitions, rebuild)?;
     evolution.notes.iter().for_each(|note| ledger.warn(note, 0));
@@ -189,7 +191,7 @@ async fn try_load(
         prefix: table.quarantine.data_prefix(&None, &cx.batch),
         ..WriteSpec::new(Arc::clone(&table.quarantine_location.store), table.quarantine_location.prefix.clone(), now)
     }));
-    ledger.set_sink(Arc::clone(&sink) as _);
+    ledger.set_sink(forgotten.sink(Arc::clone(&sink) as _));
     ledger.set_batch(cx.batch.0.clone());
     ledger.set_table(table.name.to_string());
     let known = base.clone().filter(|_| !rebuild);
@@ -590,7 +592,7 @@ pub async fn discard(at: &Location, files: &[DataFile]) {
 }
 
 /// Publishes the quarantine files that the table's checkpoint names, each batch's once, unless that has been done.
-async fn settle_quarantine(table: &BoundTable, unsettled: &[Unsettled], cx: &RunContext) -> Result<()> {
+pub(crate) async fn settle_quarantine(table: &BoundTable, unsettled: &[Unsettled], cx: &RunContext) -> Result<()> {
     if cx.dry_run {
         return Ok(());
     }

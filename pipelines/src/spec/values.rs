@@ -31,6 +31,16 @@ pub enum MaxRejected {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Zone(pub chrono_tz::Tz);
 
+/// Whether a column says whose a row is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Subject {
+    #[default]
+    None,
+    /// The subject is named as the column.
+    Own,
+    Named(String),
+}
+
 /// One format, or several that are tried in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Formats(pub Vec<String>);
@@ -240,6 +250,41 @@ struct Column {
     /// Marks of your own, such as `pii`.
     #[serde(default)]
     tags: Vec<String>,
+    /// `true`: the value says whose the row is, so that `smelt forget PIPELINE --subject COLUMN=…` finds it, here and in all tables that take it
+    /// from here. Or the subject's name, where columns of several tables have several names: `subject: customer_id`.
+    #[serde(default)]
+    subject: Subject,
+}
+
+impl<'de> Deserialize<'de> for Subject {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct YesOrName;
+        impl Visitor<'_> for YesOrName {
+            type Value = Subject;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("`true`, or the name of a subject")
+            }
+            fn visit_bool<E: Error>(self, yes: bool) -> Result<Subject, E> {
+                Ok(if yes { Subject::Own } else { Subject::None })
+            }
+            fn visit_str<E: Error>(self, name: &str) -> Result<Subject, E> {
+                Ok(Subject::Named(name.to_owned()))
+            }
+        }
+        deserializer.deserialize_any(YesOrName)
+    }
+}
+
+impl JsonSchema for Subject {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> Cow<'static, str> {
+        "Subject".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": ["boolean", "string"]})
+    }
 }
 
 impl<'de> Deserialize<'de> for ColumnSpec {
@@ -253,12 +298,13 @@ impl<'de> Deserialize<'de> for ColumnSpec {
             fn visit_str<E: Error>(self, text: &str) -> Result<ColumnSpec, E> {
                 let ty = ContractType::deserialize(text.into_deserializer())?;
                 let (formats, tags) = Default::default();
-                Ok(ColumnSpec { ty, required: false, formats, timezone: None, path: None, was: Names::default(), description: None, tags })
+                let (was, subject) = (Names::default(), Subject::None);
+                Ok(ColumnSpec { ty, required: false, formats, timezone: None, path: None, was, description: None, tags, subject })
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ColumnSpec, A::Error> {
-                let Column { ty, required, format, timezone, path, was, description, tags } =
+                let Column { ty, required, format, timezone, path, was, description, tags, subject } =
                     Column::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(ColumnSpec { ty, required, formats: format, timezone, path, was, description, tags })
+                Ok(ColumnSpec { ty, required, formats: format, timezone, path, was, description, tags, subject })
             }
         }
         deserializer.deserialize_any(TypeOrMap)

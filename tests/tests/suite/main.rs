@@ -7,6 +7,7 @@ mod concurrent;
 mod evolve;
 mod extracts;
 mod faults;
+mod forget;
 mod histories;
 mod leaks;
 mod olist;

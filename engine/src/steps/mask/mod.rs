@@ -23,6 +23,7 @@ use crate::keys::{Keys, Secret};
 use crate::steps::config::Entries;
 use crate::steps::expression::{column, field, in_words, is_hidden, nearest};
 use crate::steps::{Scope, Step, Transform, sql, verdict};
+pub use sha::{Hmac, hex};
 
 /// Masks columns, one mask each. NULL stays NULL.
 ///
