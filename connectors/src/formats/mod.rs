@@ -8,11 +8,15 @@ mod checkpoint;
 mod delta;
 mod delta_log;
 mod delta_protocol;
+mod delta_versions;
+mod garbage;
 mod parquet;
+mod parquet_versions;
 mod publish;
 mod scan;
 mod schema;
 mod symlink;
+mod versions;
 
 #[cfg(test)]
 mod suite;
@@ -24,6 +28,7 @@ use smelt_engine::error::Result;
 use smelt_engine::table::TableFormat;
 
 pub use delta::DeltaFormat;
+pub use garbage::{missing, sweep};
 pub use parquet::ParquetFormat;
 
 use crate::stores::Location;

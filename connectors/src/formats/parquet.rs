@@ -6,7 +6,7 @@
 //! is only a hint; the symlink manifests for other engines and the hint are rewritten after the commit, in that order, and by the next
 //! reader where a kill came between.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,12 +17,13 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use smelt_engine::error::{Complaint, Error, Result};
-use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Remove, Snapshot, TableFormat};
+use smelt_engine::table::{At, BatchId, Change, Checkpoint, Commit, DataFile, Garbage, Remove, Snapshot, TableFormat, VersionInfo};
 
 use super::checkpoint::{self, damaged, fetch, supported};
 use super::publish::{Log, keeps_files, precheck, publish};
 use super::schema::{Dialect, evolve, from_json, to_json};
-use super::{delta_log, scan, symlink};
+use super::versions::{self, Versions};
+use super::{delta_log, delta_versions, parquet_versions, scan, symlink};
 use crate::stores::Location;
 
 /// Below the table's root.
@@ -41,39 +42,69 @@ pub struct ParquetFormat {
 
 /// One version.
 #[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
+pub(super) struct Manifest {
     format: u32,
     version: u64,
     /// Of the commit; tells two writers of the same version apart.
     attempt: u64,
-    batch: BatchId,
-    operation: String,
+    pub(super) batch: BatchId,
+    pub(super) operation: String,
     /// Milliseconds since the epoch.
     timestamp: i64,
-    engine: String,
+    pub(super) engine: String,
     schema: Value,
     partition_columns: Vec<String>,
-    checkpoint: Kept,
+    pub(super) checkpoint: Kept,
     /// The version that `add` and `remove` build on through all between; its own number: `add` is the whole list.
-    full: u64,
-    add: Vec<DataFile>,
+    pub(super) full: u64,
+    pub(super) add: Vec<DataFile>,
     remove: Vec<String>,
+    /// What the version did, which `add` and `remove` do not tell where they are the whole list.
+    #[serde(default)]
+    pub(super) did: Option<Did>,
+    /// Versions of this table up to this one that changed no rows.
+    #[serde(default)]
+    rewrites: u64,
+}
+
+/// For the history.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Did {
+    pub files_added: u64,
+    pub files_removed: u64,
+    pub rows_added: u64,
+    pub bytes_added: u64,
+    pub data_change: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Kept {
+pub(super) enum Kept {
     Inline(Checkpoint),
-    /// The sidecar that `attempt` wrote.
+    /// The sidecar that `attempt` wrote: this version's, unless it kept the checkpoint of another one.
     Sidecar {
         sequence: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attempt: Option<u64>,
     },
+}
+
+impl Manifest {
+    /// Sequence and attempt of the sidecar that holds the checkpoint, where one does.
+    pub(super) fn sidecar(&self) -> Option<(u64, u64)> {
+        match self.checkpoint {
+            Kept::Sidecar { sequence, attempt } => Some((sequence, attempt.unwrap_or(self.attempt))),
+            Kept::Inline(_) => None,
+        }
+    }
 }
 
 /// What `Snapshot::state` holds.
 struct State {
     schema: Value,
     full: u64,
+    /// Attempt that wrote the checkpoint's sidecar, where it has one.
+    sidecar: Option<u64>,
     /// Hint and symlink manifests are of this version.
     pointed: bool,
 }
@@ -129,12 +160,68 @@ impl ParquetFormat {
         Ok((hint, found))
     }
 
-    fn parse(&self, version: u64, json: &[u8]) -> Result<Manifest> {
+    pub(super) fn parse(&self, version: u64, json: &[u8]) -> Result<Manifest> {
         supported(&self.location, &entry(version), json)?;
         serde_json::from_slice(json).map_err(|e| damaged(&self.location, &entry(version), e))
     }
 
-    async fn files(&self, newest: &mut Manifest) -> Result<Vec<DataFile>> {
+    /// `hint`: what the hint says, for the newest version; `None` for a look back.
+    async fn snapshot_of(&self, version: u64, json: &[u8], hint: Option<Option<u64>>) -> Result<Snapshot> {
+        let mut manifest = self.parse(version, json)?;
+        let files = self.files(&mut manifest).await?;
+        let schema = from_json(&manifest.schema).map_err(|ty| damaged(&self.location, &entry(version), format!("unknown type {ty}")))?;
+        let sidecar = manifest.sidecar();
+        let taken = match (manifest.checkpoint, sidecar) {
+            (Kept::Inline(checkpoint), _) => checkpoint,
+            (Kept::Sidecar { .. }, Some((sequence, id))) if hint.is_none() => {
+                checkpoint::find(&self.location, sequence, id).await?.ok_or_else(|| delta_versions::forgotten(self.table(), version))?
+            }
+            (Kept::Sidecar { sequence, .. }, sidecar) => {
+                checkpoint::read(&self.location, sequence, sidecar.map_or(manifest.attempt, |s| s.1)).await?
+            }
+        };
+        let partitioned = !manifest.partition_columns.is_empty();
+        let pointed = match hint {
+            Some(hint) => hint == Some(version) || self.point(version, &files, partitioned, None).await,
+            None => false,
+        };
+        Ok(Snapshot {
+            version,
+            rewrites: manifest.rewrites,
+            schema,
+            partition_columns: manifest.partition_columns,
+            files: Arc::new(files),
+            checkpoint: taken,
+            state: Arc::new(State { schema: manifest.schema, full: manifest.full, sidecar: sidecar.map(|s| s.1), pointed }),
+        })
+    }
+
+    /// The versions that can be read; `None` where there is none.
+    pub(super) async fn versions(&self) -> Result<Option<Versions>> {
+        let folder = self.location.path(VERSIONS)?;
+        let times: BTreeMap<u64, i64> = self
+            .location
+            .store
+            .list(Some(&folder))
+            .try_filter_map(|object| async move {
+                let version = object.location.filename().and_then(|name| name.strip_suffix(".json")).and_then(|n| n.parse().ok());
+                Ok(version.map(|v| (v, object.last_modified.timestamp_millis())))
+            })
+            .try_collect()
+            .await?;
+        let Some(newest) = times.keys().next_back().copied() else { return Ok(None) };
+        let mut oldest = newest;
+        while oldest > 0 && times.contains_key(&(oldest - 1)) {
+            oldest -= 1;
+        }
+        Ok(Some(Versions::new(oldest, newest, times)))
+    }
+
+    pub(super) fn location(&self) -> &Location {
+        &self.location
+    }
+
+    pub(super) async fn files(&self, newest: &mut Manifest) -> Result<Vec<DataFile>> {
         let mut files = vec![];
         let earlier: Vec<Bytes> = futures::stream::iter(newest.full..newest.version)
             .map(|version| async move {
@@ -172,7 +259,7 @@ impl ParquetFormat {
     }
 }
 
-fn apply(files: &mut Vec<DataFile>, add: Vec<DataFile>, remove: &[String]) {
+pub(super) fn apply(files: &mut Vec<DataFile>, add: Vec<DataFile>, remove: &[String]) {
     if !remove.is_empty() {
         let gone: HashSet<&str> = remove.iter().map(String::as_str).collect();
         files.retain(|f| !gone.contains(f.path.as_str()));
@@ -180,7 +267,7 @@ fn apply(files: &mut Vec<DataFile>, add: Vec<DataFile>, remove: &[String]) {
     files.extend(add);
 }
 
-fn entry(version: u64) -> String {
+pub(super) fn entry(version: u64) -> String {
     format!("{VERSIONS}/{version:020}.json")
 }
 
@@ -192,23 +279,27 @@ impl TableFormat for ParquetFormat {
             refuse_other(&self.location, delta_log::FOLDER, "delta", "parquet").await?;
             return Ok(None);
         };
-        let mut manifest = self.parse(version, &json)?;
-        let files = self.files(&mut manifest).await?;
-        let schema = from_json(&manifest.schema).map_err(|ty| damaged(&self.location, &entry(version), format!("unknown type {ty}")))?;
-        let taken = match manifest.checkpoint {
-            Kept::Inline(checkpoint) => checkpoint,
-            Kept::Sidecar { sequence } => checkpoint::read(&self.location, sequence, manifest.attempt).await?,
-        };
-        let partitioned = !manifest.partition_columns.is_empty();
-        let pointed = hint == Some(version) || self.point(version, &files, partitioned, None).await;
-        Ok(Some(Snapshot {
-            version,
-            schema,
-            partition_columns: manifest.partition_columns,
-            files: Arc::new(files),
-            checkpoint: taken,
-            state: Arc::new(State { schema: manifest.schema, full: manifest.full, pointed }),
-        }))
+        self.snapshot_of(version, &json, Some(hint)).await.map(Some)
+    }
+
+    async fn snapshot_at(&self, at: At) -> Result<Snapshot> {
+        let versions = self.versions().await?.ok_or_else(|| versions::none(self.table()))?;
+        let version = versions.find(at, self.table())?;
+        let json = fetch(&self.location, &entry(version)).await?;
+        let json =
+            json.ok_or_else(|| Error::retry(format!("version {version} of {} went away", self.table()), "a vacuum removed it just now"))?;
+        self.snapshot_of(version, &json, None).await
+    }
+
+    async fn history(&self, limit: usize) -> Result<Vec<VersionInfo>> {
+        parquet_versions::history(self, limit).await
+    }
+
+    async fn garbage(&self, before: i64, keep: &BTreeSet<String>) -> Result<Vec<Garbage>> {
+        match self.versions().await? {
+            Some(versions) => parquet_versions::garbage(self, &versions, before, keep).await,
+            None => Ok(vec![]),
+        }
     }
 
     async fn commit(&self, base: &Option<Snapshot>, change: Change) -> Result<Commit> {
@@ -218,11 +309,21 @@ impl TableFormat for ParquetFormat {
         let id = checkpoint::attempt();
         // Refuses what cannot be written before anything is.
         self.body(base.as_ref(), 0, &change, id)?;
-        if !inline(&change.checkpoint) {
+        if change.data_change && !inline(&change.checkpoint) {
             checkpoint::write(&self.location, &change.checkpoint, id).await?;
         }
         let outcome = publish(self, base, &change, id).await?;
-        if let Commit::Published { version } = outcome {
+        if let Commit::Published { version } = outcome
+            && base.as_ref().is_some_and(|base| version != base.version + 1)
+        {
+            // It stands on versions that this writer has not seen: whoever reads the table mends its pointers.
+            self.snapshot().await?;
+        } else if let Commit::Published { version } = outcome {
+            let partition_columns = match base {
+                Some(base) if !change.data_change => &base.partition_columns,
+                _ => &change.partition_columns,
+            };
+            let partitioned = !partition_columns.is_empty();
             let mut files = match (base, &change.remove) {
                 (Some(base), Remove::Nothing | Remove::Files(_)) => base.files.to_vec(),
                 _ => vec![],
@@ -233,12 +334,7 @@ impl TableFormat for ParquetFormat {
                 _ => None,
             };
             apply(&mut files, change.add, &gone);
-            self.point(version, &files, !change.partition_columns.is_empty(), touched.as_ref()).await;
-            if version.is_multiple_of(FULL_EVERY)
-                && let Err(e) = checkpoint::prune(&self.location, change.checkpoint.sequence).await
-            {
-                tracing::warn!("{}: old checkpoints could not be removed: {e}", self.table());
-            }
+            self.point(version, &files, partitioned, touched.as_ref()).await;
         }
         Ok(outcome)
     }
@@ -273,15 +369,22 @@ impl Log for ParquetFormat {
         self.snapshot().await
     }
 
-    /// Every version of such a table is ours and carries a checkpoint of its own.
-    fn undisturbed(&self, _base: &Snapshot, _now: &Snapshot) -> bool {
-        false
+    /// Every version of such a table is ours and carries a checkpoint: the same one where only the layout changed.
+    fn undisturbed(&self, base: &Snapshot, now: &Snapshot) -> bool {
+        match (state(base), state(now)) {
+            (Ok(a), Ok(b)) => a.schema == b.schema && base.partition_columns == now.partition_columns && base.checkpoint == now.checkpoint,
+            _ => false,
+        }
     }
 
     fn body(&self, on: Option<&Snapshot>, version: u64, change: &Change, id: u64) -> Result<Bytes> {
         let before = on.map(state).transpose()?;
-        let mut schema = to_json(&change.schema, Dialect::Parquet, &change.descriptions, before.map(|s| &s.schema), self.table())?;
-        if let (Some(before), Some(on), true) = (before, on, keeps_files(on, change)) {
+        let found = before.zip(on).filter(|_| !change.data_change);
+        let mut schema = match found {
+            Some((before, _)) => before.schema.clone(),
+            None => to_json(&change.schema, Dialect::Parquet, &change.descriptions, before.map(|s| &s.schema), self.table())?,
+        };
+        if let (Some(before), Some(on), true, true) = (before, on, keeps_files(on, change), change.data_change) {
             schema = evolve(&before.schema, schema, self.table())?;
             if on.partition_columns != change.partition_columns {
                 return Err(repartitioned(self.table(), &on.partition_columns, &change.partition_columns));
@@ -298,6 +401,13 @@ impl Log for ParquetFormat {
             add.extend(on.files.iter().cloned());
             apply(&mut add, vec![], &remove);
         }
+        let did = Did {
+            files_added: change.add.len() as u64,
+            files_removed: remove.len() as u64,
+            rows_added: change.add.iter().map(|f| f.rows).sum(),
+            bytes_added: change.add.iter().map(|f| f.bytes).sum(),
+            data_change: change.data_change,
+        };
         if full == version {
             remove.clear();
         }
@@ -311,15 +421,20 @@ impl Log for ParquetFormat {
             timestamp: change.now,
             engine: concat!("smelt/", env!("CARGO_PKG_VERSION")).to_owned(),
             schema,
-            partition_columns: change.partition_columns.clone(),
-            checkpoint: if inline(&change.checkpoint) {
-                Kept::Inline(change.checkpoint.clone())
-            } else {
-                Kept::Sidecar { sequence: change.checkpoint.sequence }
+            partition_columns: found.map_or(&change.partition_columns, |(_, on)| &on.partition_columns).clone(),
+            checkpoint: match found {
+                Some((before, on)) => match before.sidecar {
+                    Some(attempt) => Kept::Sidecar { sequence: on.checkpoint.sequence, attempt: Some(attempt) },
+                    None => Kept::Inline(on.checkpoint.clone()),
+                },
+                None if inline(&change.checkpoint) => Kept::Inline(change.checkpoint.clone()),
+                None => Kept::Sidecar { sequence: change.checkpoint.sequence, attempt: None },
             },
             full,
             add,
             remove,
+            did: Some(did),
+            rewrites: on.map_or(0, |on| on.rewrites) + u64::from(!change.data_change),
         };
         let json = serde_json::to_vec(&manifest).map_err(|e| Error::bug(format!("manifest of {}: {e}", self.table())))?;
         Ok(json.into())

@@ -190,6 +190,7 @@ async fn append_at(at: &Location, base: &Option<Snapshot>, n: u64) -> Change {
         partition_columns: vec!["city".into()],
         descriptions: Default::default(),
         operation: "append".into(),
+        data_change: true,
         now: 1_700_000_000_000,
     }
 }

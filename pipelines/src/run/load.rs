@@ -196,6 +196,7 @@ async fn try_load(
         partition_columns: assembled.partition_columns.clone(),
         descriptions: table.descriptions.clone(),
         operation: table.mode.name().into(),
+        data_change: true,
         now,
         add: files.clone(),
     };
@@ -446,6 +447,7 @@ async fn expectations(
     }
     let snapshot = Snapshot {
         version: 0,
+        rewrites: 0,
         schema: Arc::clone(&assembled.schema),
         partition_columns: assembled.partition_columns.clone(),
         files: Arc::new(files.to_vec()),
@@ -526,6 +528,7 @@ async fn settle_quarantine(table: &BoundTable, checkpoint: &Checkpoint, cx: &Run
             partition_columns: vec![],
             descriptions: BTreeMap::new(),
             operation: "append".into(),
+            data_change: true,
             now: cx.now.timestamp_millis(),
         };
         match table.quarantine.commit(&base, change).await? {
