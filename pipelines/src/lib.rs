@@ -9,6 +9,7 @@ pub mod diagnostic;
 pub mod graph;
 pub mod init;
 pub mod machine;
+pub mod maintain;
 pub mod plan;
 pub mod progress;
 pub mod query;

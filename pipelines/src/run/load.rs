@@ -219,6 +219,7 @@ async fn try_load(
         }
     }
     settle_quarantine(table, &checkpoint, cx).await?;
+    crate::maintain::after_load(table, cx, report).await;
     Ok(Status::Published)
 }
 
@@ -504,7 +505,7 @@ async fn discard(table: &BoundTable, files: &[DataFile]) {
 }
 
 /// Publishes the quarantine files that the table's checkpoint names, unless that has been done.
-async fn settle_quarantine(table: &BoundTable, checkpoint: &Checkpoint, cx: &RunContext) -> Result<()> {
+pub(crate) async fn settle_quarantine(table: &BoundTable, checkpoint: &Checkpoint, cx: &RunContext) -> Result<()> {
     if checkpoint.quarantine.is_empty() || cx.dry_run {
         return Ok(());
     }

@@ -123,7 +123,7 @@ fn a_whole_pipeline_reads_well() {
     assert_eq!(silver.columns.get("at").unwrap().formats.0.len(), 2);
     assert_eq!((silver.write_mode(), gold.write_mode()), (crate::spec::WriteSpec::ReplacePartitions, crate::spec::WriteSpec::Replace));
     assert_eq!((silver.provenance, silver.max_rejected), (Some(false), Some(crate::spec::MaxRejected::Share(0.01))));
-    assert_eq!((gold.max_rejected, gold.optimize), (Some(crate::spec::MaxRejected::Rows(10)), silver.optimize));
+    assert_eq!((gold.max_rejected, &gold.optimize), (Some(crate::spec::MaxRejected::Rows(10)), &silver.optimize));
     let smelt_connectors::sources::SourceSpec::Csv(csv) = pipeline.sources.get("orders").unwrap() else { panic!("not csv") };
     assert_eq!((csv.path.0[0].as_str(), csv.delimiter.as_str()), ("/raw/orders/*.csv", ";"));
 }
