@@ -20,7 +20,7 @@ use parquet::column::writer::ColumnCloseResult;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::TypePtr;
+use parquet::schema::types::{SchemaDescriptor, TypePtr};
 use tokio::io::AsyncWrite;
 
 use crate::error::{Error, Result, chain};
@@ -36,6 +36,7 @@ const SAMPLE: usize = 8192;
 pub(crate) struct Encoder {
     schema: SchemaRef,
     root: TypePtr,
+    columns: SchemaDescriptor,
     props: WriterPropertiesPtr,
     with_dictionary: ArrowRowGroupWriterFactory,
     without_dictionary: ArrowRowGroupWriterFactory,
@@ -106,6 +107,7 @@ impl Encoder {
             with_dictionary: factory(props(true))?,
             without_dictionary: factory(props(false))?,
             root: Arc::clone(&root),
+            columns: descriptor,
             props: props(true),
             schema,
         })
@@ -142,7 +144,7 @@ impl Encoder {
 
     /// Whether row groups of a file of this schema can be copied as they are.
     pub fn same_schema(&self, meta: &ParquetMetaData) -> bool {
-        meta.file_metadata().schema_descr().root_schema() == self.root.as_ref()
+        meta.file_metadata().schema_descr().columns() == self.columns.columns()
     }
 }
 

@@ -89,6 +89,7 @@ impl StreamWriter {
         memory: MemoryReservation,
     ) -> Result<Self> {
         let layout = Layout { partition: vec![], data: (0..schema.fields().len()).collect() };
+        let group_bytes = group_bytes.min(usize::try_from(files.target()).unwrap_or(usize::MAX).saturating_mul(2)).max(1);
         let mut writer = StreamWriter { files, layout, memory, group_bytes, groups: groups(&[])?, ids: vec![], parts: vec![], held: 0 };
         writer.add_part(values);
         Ok(writer)

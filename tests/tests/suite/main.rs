@@ -4,6 +4,7 @@ mod bad_input;
 mod cases;
 mod faults;
 mod leaks;
+mod maintain;
 mod olist;
 mod readers;
 mod schema;
