@@ -317,7 +317,9 @@ impl TableFormat for ParquetFormat {
             && base.as_ref().is_some_and(|base| version != base.version + 1)
         {
             // It stands on versions that this writer has not seen: whoever reads the table mends its pointers.
-            self.snapshot().await?;
+            if let Err(e) = self.snapshot().await {
+                tracing::warn!("{}: the pointers to version {version} could not be written, the next run will: {e}", self.table());
+            }
         } else if let Commit::Published { version } = outcome {
             let partition_columns = match base {
                 Some(base) if !change.data_change => &base.partition_columns,
