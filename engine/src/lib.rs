@@ -4,12 +4,14 @@
 //! The way of a row is `scan -> conform -> route -> steps -> checks -> route -> dedup -> write`, one DataFusion plan;
 //! `commit` then turns the finished files into one atomic publish.
 
+pub mod change;
 pub mod checks;
 pub mod compact;
 pub mod conform;
 pub mod contract;
 pub mod dedup;
 pub mod error;
+pub mod evolve;
 pub mod keys;
 pub mod ledger;
 pub mod load;

@@ -27,6 +27,8 @@ pub struct LoadSpec<'a> {
     pub sensitive: &'a Sensitive,
     /// Keep `_file` and `_line` in the table, where the rows still have them.
     pub provenance: bool,
+    /// Hidden columns that the plan keeps for whoever writes the rows; no part of the table.
+    pub hidden: &'a [&'a str],
 }
 
 /// The plan of a table's rows, ready to be written.
@@ -66,9 +68,9 @@ pub async fn assemble(input: LogicalPlan, spec: &LoadSpec<'_>, scope: &Scope<'_>
     let checked = checks::plan_batch_checks(spec.checks, plan, scope).await.map_err(|e| under(e, &["checks"]))?;
     plan = if checked.flags.is_empty() { checked.plan } else { route(checked.plan, rules(checked.flags), Sensitive::default(), "check") };
 
-    plan = table_columns(plan, spec.provenance)?;
+    plan = table_columns(plan, spec)?;
     let (plan, partition_columns) = plan_partitions(plan, spec.partition_by).map_err(|e| under(e, &["partition_by"]))?;
-    let schema = plain_schema(plan.schema().as_arrow());
+    let schema = plain_schema(plan.schema().as_arrow(), spec.hidden);
     Ok(Assembled { plan, schema, partition_columns })
 }
 
@@ -77,14 +79,15 @@ fn rules(flags: Vec<Flag>) -> Vec<Rule> {
 }
 
 /// Leaves out hidden columns and casts the rest to types that every reader of the table knows.
-fn table_columns(input: LogicalPlan, provenance: bool) -> Result<LogicalPlan> {
+fn table_columns(input: LogicalPlan, spec: &LoadSpec<'_>) -> Result<LogicalPlan> {
     let mut complaints = vec![];
     let mut seen: BTreeMap<String, ()> = BTreeMap::new();
     let mut visible = vec![];
     let mut kept = vec![];
     for (qualifier, field) in input.schema().iter() {
         let name = field.name().as_str();
-        let is_kept = name == hidden::RESCUED || (provenance && (name == hidden::FILE || name == hidden::LINE));
+        let is_kept =
+            name == hidden::RESCUED || (spec.provenance && (name == hidden::FILE || name == hidden::LINE)) || spec.hidden.contains(&name);
         if hidden::RESERVED.contains(&name) && !is_kept {
             continue;
         }
@@ -117,6 +120,7 @@ fn table_columns(input: LogicalPlan, provenance: bool) -> Result<LogicalPlan> {
 }
 
 /// Field names and types without qualifiers or metadata, all nullable: what a table's log records.
-fn plain_schema(schema: &Schema) -> SchemaRef {
-    Arc::new(Schema::new(schema.fields().iter().map(|f| Field::new(f.name(), f.data_type().clone(), true)).collect::<Vec<_>>()))
+fn plain_schema(schema: &Schema, hidden: &[&str]) -> SchemaRef {
+    let fields = schema.fields().iter().filter(|f| !hidden.contains(&f.name().as_str()));
+    Arc::new(Schema::new(fields.map(|f| Field::new(f.name(), f.data_type().clone(), true)).collect::<Vec<_>>()))
 }

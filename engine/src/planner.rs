@@ -20,6 +20,7 @@ const OPERATORS: &[PlanOperator] = &[
     crate::route::plan_operator,
     crate::steps::fill::plan_operator,
     crate::dedup::plan_operator,
+    crate::change::plan_operator,
     crate::write::plan_operator,
 ];
 

@@ -71,6 +71,22 @@ pub fn route(input: LogicalPlan, rules: Vec<Rule>, sensitive: Sensitive, stage: 
     LogicalPlan::Extension(Extension { node: Arc::new(RouteNode { rules, sensitive, stage: stage.to_owned(), input, schema }) })
 }
 
+/// Sends all of `rows` to quarantine for one rule. For operators that find out late.
+pub(crate) async fn refuse(rows: RecordBatch, rule: &Rule, ledger: &Ledger) -> Result<()> {
+    let n = rows.num_rows();
+    let mut fields: Vec<Arc<Field>> = rows.schema().fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(&rule.flag, DataType::Boolean, false)));
+    let mut columns = rows.columns().to_vec();
+    columns.push(Arc::new(BooleanArray::from(vec![true; n])));
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?;
+    let router = Router::try_new(&rows.schema(), vec![rule.clone()], Sensitive::default(), "write", None)?;
+    if let (_, Some(refused)) = router.split(&rows, ledger)? {
+        ledger.sink()?.push(refused).await?;
+        Ledger::add(&ledger.quarantined, n);
+    }
+    Ok(())
+}
+
 /// The columns of a quarantine table, all nullable.
 pub fn quarantine_schema() -> SchemaRef {
     static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
@@ -370,7 +386,7 @@ impl Router {
             .kept
             .iter()
             .copied()
-            .filter(|i| !matches!(rows.schema_ref().field(*i).name().as_str(), hidden::FILE | hidden::LINE))
+            .filter(|i| !matches!(rows.schema_ref().field(*i).name().as_str(), hidden::FILE | hidden::LINE | hidden::ABSENT))
             .collect();
         let shapes = visible.iter().map(|i| {
             let sensitive = self.sensitive.has(rows.schema_ref().field(*i).name());

@@ -6,12 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
 use serde::{Deserialize, Serialize};
 
+use crate::change::ChangeState;
 use crate::error::Result;
+use crate::evolve::SchemaChange;
 
 /// `layer.name`, e.g. `silver.orders`. Both parts are lower-case identifiers.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -50,35 +53,85 @@ pub struct FileMark {
 }
 
 /// What a table has taken in so far. Lives with the table's own commit and nowhere else.
+///
+/// Writers that publish side by side merge theirs: a field that is added here needs its rule in the formats' `rebase`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub struct Checkpoint {
     /// Counts commits by Smelt to this table, from 1.
     pub sequence: u64,
     /// All batches that were published, the newest last.
     pub batches: Vec<BatchId>,
     /// Input files consumed, by source name and path.
-    #[serde(default)]
     pub files: BTreeMap<String, BTreeMap<String, FileMark>>,
     /// For tables made by SQL: the version of each table that was read.
-    #[serde(default)]
     pub upstream: BTreeMap<String, u64>,
     /// Hash of the part of the pipeline that decides this table's rows; a change rebuilds SQL tables.
-    #[serde(default)]
     pub definition: String,
-    /// Quarantine files of the last batch, so that a run that died between the two commits can finish the second.
-    #[serde(default)]
-    pub quarantine: Vec<DataFile>,
-    /// What the table remembers beside its rows.
-    #[serde(default)]
-    pub state: State,
+    /// What a table of the change modes remembers beside its rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<ChangeState>,
+    /// Quarantine files that may not be in the quarantine table yet, so that a run that died between the two commits
+    /// can be finished by any other. At most one entry a batch.
+    #[serde(rename = "unsettled")]
+    pub quarantine: Vec<Unsettled>,
+    /// What commits did to the columns, the newest last. The log forgets it sooner or later.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub schemas: Vec<SchemaChange>,
 }
 
-/// What a table remembers and does not show.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct State {
-    /// Parquet files below the table's `_smelt/state/`.
-    #[serde(default)]
+/// The quarantine files of one batch, which the quarantine table takes after the table's own commit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unsettled {
+    pub batch: BatchId,
+    /// The sequence that the batch's commit was planned for. It is not changed when the commit steps over another
+    /// one, since it is part of the name under which the files are published once.
+    pub sequence: u64,
     pub files: Vec<DataFile>,
+}
+
+impl Checkpoint {
+    /// The checkpoint of the commit that publishes `batch` on top of this one, whose quarantine files have been settled.
+    /// `rejected`: the batch's own quarantine files.
+    pub fn advance(&mut self, batch: &BatchId, rejected: Vec<DataFile>) {
+        self.sequence += 1;
+        self.batches.push(batch.clone());
+        self.quarantine.clear();
+        if !rejected.is_empty() {
+            self.quarantine.push(Unsettled { batch: batch.clone(), sequence: self.sequence, files: rejected });
+        }
+    }
+}
+
+/// A checkpoint as bytes may hold it: format 1 kept the quarantine files of the last batch only.
+#[derive(Deserialize)]
+struct Stored {
+    sequence: u64,
+    batches: Vec<BatchId>,
+    #[serde(default)]
+    files: BTreeMap<String, BTreeMap<String, FileMark>>,
+    #[serde(default)]
+    upstream: BTreeMap<String, u64>,
+    #[serde(default)]
+    definition: String,
+    #[serde(default)]
+    state: Option<ChangeState>,
+    #[serde(default)]
+    quarantine: Vec<DataFile>,
+    #[serde(default)]
+    unsettled: Vec<Unsettled>,
+    #[serde(default)]
+    schemas: Vec<SchemaChange>,
+}
+
+impl From<Stored> for Checkpoint {
+    fn from(stored: Stored) -> Self {
+        let Stored { sequence, batches, files, upstream, definition, state, quarantine, mut unsettled, schemas } = stored;
+        if let (false, Some(batch)) = (quarantine.is_empty(), batches.last()) {
+            unsettled.push(Unsettled { batch: batch.clone(), sequence, files: quarantine });
+        }
+        Checkpoint { sequence, batches, files, upstream, definition, state, quarantine: unsettled, schemas }
+    }
 }
 
 /// One finished, immutable data file.
@@ -126,11 +179,32 @@ pub enum Remove {
     Files(Vec<DataFile>),
 }
 
+/// Values of all partition columns in order, as in [`DataFile::partition`].
+pub type Partition = Vec<(String, Option<String>)>;
+
+/// What a change looked at in its base version to come out as it did. It decides which commits of others, published since
+/// the base, it can step over. Whatever it read, a file that it removes must still be there, a change of the table's
+/// rules (schema, partitioning, protocol) conflicts, and so does an input file that both have consumed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Reads {
+    /// A blind append: the rows are the same whatever the table holds. Steps over every change of files.
+    #[default]
+    Nothing,
+    /// The files that it removes and no others, as a compaction does.
+    Files,
+    /// All files of these partitions, and that there were no others: any file added to or removed from one of them conflicts.
+    Partitions(BTreeSet<Partition>),
+    /// The whole table: any file added or removed conflicts, and any commit with a checkpoint of its own.
+    /// [`Remove::Everything`] always means this.
+    Everything,
+}
+
 /// What one commit does.
 #[derive(Debug, Clone)]
 pub struct Change {
     pub add: Vec<DataFile>,
     pub remove: Remove,
+    pub reads: Reads,
     pub batch: BatchId,
     pub checkpoint: Checkpoint,
     /// The table's schema after the change.
@@ -141,7 +215,8 @@ pub struct Change {
     /// `append`, `replace`, ...: for the format's history.
     pub operation: String,
     /// `false`: the rows of `add` are those of `remove`, laid out anew. Such a change goes on top of whatever was published in
-    /// between, unless a file that it removes went away, and keeps the checkpoint, the schema and the partition columns that it finds.
+    /// between, unless a file that it removes went away, whatever `reads` says, and keeps the checkpoint, the schema and the partition
+    /// columns that it finds.
     pub data_change: bool,
     /// Milliseconds since the epoch.
     pub now: i64,
@@ -155,9 +230,11 @@ pub enum Commit {
     },
     /// The batch was in the table already; nothing was done.
     AlreadyPublished,
-    /// Another writer published version `with` first, and the change does not commute with it.
+    /// Another writer published version `with` first, and the change does not commute with what was published since its base.
+    /// `batch`: that writer's, where it says one.
     Conflict {
         with: u64,
+        batch: Option<BatchId>,
     },
 }
 
@@ -214,13 +291,44 @@ pub trait TableFormat: Debug + Send + Sync {
     /// What no version needs that was the newest at `before` (milliseconds since the epoch) or later, no removal since then, and no
     /// path in `keep`; nothing that was written since then. What tells of other objects comes before them.
     async fn garbage(&self, before: i64, keep: &BTreeSet<String>) -> Result<Vec<Garbage>>;
-    /// Publishes `change` on top of `base`: all of it or none.
+    /// Publishes `change`, which was made from `base`: all of it or none. It goes on top of versions that others published
+    /// since, where [`Change::reads`] allows it; what they and the change have taken in is then merged.
     async fn commit(&self, base: &Option<Snapshot>, change: Change) -> Result<Commit>;
     /// Reads one version.
     async fn provider(&self, snapshot: &Snapshot) -> Result<Arc<dyn TableProvider>>;
+    /// The least and the greatest value of a column in each file of the snapshot, in order; NULL where it is not known.
+    fn bounds(&self, snapshot: &Snapshot, column: &str) -> Result<(ArrayRef, ArrayRef)>;
     /// `delta` or `parquet`.
     fn name(&self) -> &'static str;
     /// A prefix below the table's root for the data files of a change to come ("" for the root itself).
     /// Files there are invisible to readers until `commit` names them.
     fn data_prefix(&self, base: &Option<Snapshot>, batch: &BatchId) -> String;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_of_format_1_names_its_quarantine_files_under_its_last_batch() {
+        let file = DataFile { path: "q.parquet".into(), partition: vec![], rows: 1, bytes: 2, stats: None, modified: 3 };
+        let old = serde_json::json!({"sequence": 7, "batches": ["a", "b"], "quarantine": [file]});
+        let read: Checkpoint = serde_json::from_value(old).unwrap();
+        let expected = vec![Unsettled { batch: BatchId("b".into()), sequence: 7, files: vec![file] }];
+        assert_eq!((read.sequence, &read.quarantine), (7, &expected));
+        let again: Checkpoint = serde_json::from_str(&serde_json::to_string(&read).unwrap()).unwrap();
+        assert_eq!(again, read);
+    }
+
+    #[test]
+    fn a_commit_keeps_only_its_own_quarantine_files() {
+        let file = DataFile { path: "q.parquet".into(), partition: vec![], rows: 1, bytes: 2, stats: None, modified: 3 };
+        let mut checkpoint = Checkpoint::default();
+        checkpoint.advance(&BatchId("a".into()), vec![file.clone()]);
+        checkpoint.advance(&BatchId("b".into()), vec![file]);
+        assert_eq!((checkpoint.sequence, checkpoint.batches.len(), checkpoint.quarantine.len()), (2, 2, 1));
+        assert_eq!((checkpoint.quarantine[0].batch.0.as_str(), checkpoint.quarantine[0].sequence), ("b", 2));
+        checkpoint.advance(&BatchId("c".into()), vec![]);
+        assert!(checkpoint.quarantine.is_empty());
+    }
 }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use smelt_connectors::formats::{self, FormatKind};
 use smelt_connectors::secrets::resolve;
 use smelt_connectors::stores::{Location, Stores};
+use smelt_engine::change::{ChangeMode, Kind};
 use smelt_engine::contract::{Column, Contract};
 use smelt_engine::error::Complaint;
 use smelt_engine::keys::{Keys, Secret};
@@ -278,15 +279,30 @@ fn bind_table(
         );
     }
     let reads_tables = matches!(input, Input::Sql(_));
-    let mode = match table.write.unwrap_or(if reads_tables { WriteSpec::Replace } else { WriteSpec::Append }) {
-        WriteSpec::Append => Mode::Append,
-        WriteSpec::Replace => Mode::Replace,
-        WriteSpec::ReplacePartitions => Mode::ReplacePartitions,
+    let mode = match &table.write {
+        None if reads_tables => Mode::Replace,
+        None | Some(WriteSpec::Append) => Mode::Append,
+        Some(WriteSpec::Replace) => Mode::Replace,
+        Some(WriteSpec::ReplacePartitions) => Mode::ReplacePartitions,
+        Some(WriteSpec::Merge(merge)) => Mode::Change(Box::new(merge.into())),
+        Some(WriteSpec::Scd2(history)) => Mode::Change(Box::new(ChangeMode::history(history, Kind::Scd2))),
+        Some(WriteSpec::Bitemporal(history)) => Mode::Change(Box::new(ChangeMode::history(history, Kind::Bitemporal))),
+        Some(WriteSpec::Snapshot(snapshot)) => Mode::Change(Box::new(ChangeMode::snapshot(snapshot))),
     };
+    let changes = mode.change().is_some();
+    if changes && table.provenance == Some(true) {
+        complaints.push(
+            Complaint::at(
+                ["provenance"],
+                format!("a row of a table in the mode {} comes from many records, so it has no one place", mode.name()),
+            )
+            .help("remove `provenance`; rows that are refused keep their place in quarantine"),
+        );
+    }
     if mode == Mode::Append && matches!(input, Input::Sql(_)) {
         complaints.push(
             Complaint::at(["write"], "a table that reads tables cannot append: it gets all rows again whenever one of them changes")
-                .help("use `write: replace`, or `replace_partitions` with partition_by"),
+                .help("use `write: replace`, `replace_partitions` with partition_by, or `merge` by a key"),
         );
     }
     if mode == Mode::ReplacePartitions && table.partition_by.is_empty() {
@@ -302,7 +318,12 @@ fn bind_table(
         return Err(Error::Pipeline(complaints));
     }
 
-    let contract = contract(table, pipeline);
+    let mut contract = contract(table, pipeline);
+    if let (Input::Source(source), Some(contract)) = (&input, &mut contract)
+        && let Some(source) = pipeline.sources.get(source)
+    {
+        source.feed_columns(contract)?;
+    }
     let kind = table.format.unwrap_or_default();
     let location = lake.join(&format!("{layer}/{short}"))?;
     let quarantine_location = lake.join(&format!("quarantine/{layer}_{short}"))?;
@@ -326,8 +347,9 @@ fn bind_table(
             sort_by: table.optimize.as_ref().map(|o| o.sort_by.clone()).unwrap_or_default(),
             when_small_files: table.optimize.as_ref().and_then(|o| o.when_small_files),
             max_rejected: table.max_rejected,
-            provenance: table.provenance.unwrap_or(true),
+            provenance: table.provenance.unwrap_or(true) && !changes,
             on_changed_file: table.on_changed_file.unwrap_or(OnChangedFile::Fail),
+            on_type_change: table.schema.unwrap_or_default().on_type_change,
             descriptions,
         },
         reads,
@@ -346,11 +368,13 @@ fn contract(table: &Table, pipeline: &spec::Pipeline) -> Option<Contract> {
             formats: c.formats.0.clone(),
             timezone: c.timezone.or(pipeline.timezone).map(|z| z.0),
             path: c.path.clone(),
+            was: c.was.0.clone(),
             description: c.description.clone(),
             tags: c.tags.clone(),
         })
         .collect();
-    (!columns.is_empty()).then_some(Contract { columns, on_new_column: rules.on_new_column, on_missing_column: rules.on_missing_column })
+    let (on_new_column, on_missing_column) = (rules.on_new_column, rules.on_missing_column);
+    (!columns.is_empty()).then_some(Contract { columns, on_new_column, on_missing_column, ..Contract::default() })
 }
 
 fn no_table(table: &str, names: &BTreeSet<String>) -> Complaint {

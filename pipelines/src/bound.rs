@@ -11,8 +11,9 @@ use object_store::path::Path;
 use smelt_connectors::formats::FormatKind;
 use smelt_connectors::sources::{self, Listing, Locate, SourceSpec};
 use smelt_connectors::stores::{Location, Stores};
+use smelt_engine::change::{ChangeMode, Kind};
 use smelt_engine::checks::Check;
-use smelt_engine::contract::Contract;
+use smelt_engine::contract::{Contract, OnMissingColumn};
 use smelt_engine::error::Complaint;
 use smelt_engine::keys::Keys;
 use smelt_engine::steps::Step;
@@ -23,7 +24,7 @@ use smelt_engine::{Error, Result};
 use crate::diagnostic::Diagnostics;
 use crate::graph::Graph;
 use crate::spec::{Loaded, SampleSpec};
-pub use crate::spec::{MaxRejected, OnChangedFile};
+pub use crate::spec::{MaxRejected, OnChangedFile, OnTypeChange};
 
 /// A whole pipeline for one environment.
 #[derive(Debug)]
@@ -61,16 +62,32 @@ pub enum Input {
 }
 
 /// What a load does to the rows that are in the table already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Mode {
     Append,
     Replace,
     ReplacePartitions,
+    /// By key and sequence: `merge`, `scd2`, `bitemporal`, `snapshot`.
+    Change(Box<ChangeMode>),
 }
 
 impl Mode {
-    pub fn name(self) -> &'static str {
+    /// The mode, where rows change rows.
+    pub fn change(&self) -> Option<&ChangeMode> {
         match self {
+            Mode::Change(mode) => Some(mode),
+            _ => None,
+        }
+    }
+
+    /// Whether rows must say which columns they were not given.
+    pub fn needs_absent(&self, contract: &Contract) -> bool {
+        self.change().is_some_and(|m| m.kind != Kind::Snapshot) && contract.on_missing_column == OnMissingColumn::Ignore
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Mode::Change(mode) => mode.name(),
             Mode::Append => "append",
             Mode::Replace => "replace",
             Mode::ReplacePartitions => "replace_partitions",
@@ -104,6 +121,7 @@ pub struct BoundTable {
     pub max_rejected: Option<MaxRejected>,
     pub provenance: bool,
     pub on_changed_file: OnChangedFile,
+    pub on_type_change: OnTypeChange,
     /// Descriptions of columns, for the table's log.
     pub descriptions: BTreeMap<String, String>,
     /// Hash of all that decides the table's rows.
@@ -154,6 +172,21 @@ impl Bound {
         for complaint in &complaints {
             out.push(self.loaded.diagnose(&["tables", &name], complaint));
         }
+    }
+}
+
+impl Bound {
+    /// Complaints about a table as text for a report, each with its file, line and column, and its remedy.
+    pub fn located(&self, table: &TableName, complaints: &[Complaint]) -> String {
+        let mut all = Diagnostics::default();
+        self.diagnose(table, complaints.to_vec(), &mut all);
+        let lines = all.to_json(&self.loaded.sources).into_iter().map(|d| {
+            let text = |key: &str| d[key].as_str().unwrap_or_default().to_owned();
+            let place = if d["line"].is_null() { String::new() } else { format!("{}:{}:{}: ", text("file"), d["line"], d["column"]) };
+            let help = if d["help"].is_null() { String::new() } else { format!(" ({})", text("help")) };
+            format!("{place}{}{help}", text("message"))
+        });
+        lines.collect::<Vec<_>>().join("; ")
     }
 }
 

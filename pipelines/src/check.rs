@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
@@ -11,16 +12,16 @@ use datafusion::datasource::MemTable;
 use smelt_engine::conform::Sensitive;
 use smelt_engine::contract::{Contract, OnNewColumn, hidden};
 use smelt_engine::ledger::Ledger;
-use smelt_engine::load::{Assembled, LoadSpec, assemble};
+use smelt_engine::load::{Assembled, assemble};
 use smelt_engine::session::Resources;
 use smelt_engine::steps::{self, Scope};
 use smelt_engine::table::TableName;
 use smelt_engine::{Error, Result, error::Complaint};
 
-use crate::bound::{Bound, BoundTable, Input};
+use crate::bound::{Bound, BoundTable, Input, Mode};
 use crate::diagnostic::Diagnostics;
 use crate::run::context::register;
-use crate::run::{RunOptions, input, load};
+use crate::run::{RunOptions, evolve, input, load};
 
 /// Why a pipeline cannot run.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub enum CheckFailure {
 pub struct CheckedTable {
     pub name: TableName,
     pub schema: SchemaRef,
+    pub partition_columns: Vec<String>,
     /// The contract, where it was inferred.
     pub inferred: Option<Contract>,
 }
@@ -54,13 +56,38 @@ pub async fn check(bound: &Bound, options: &RunOptions) -> Result<Vec<CheckedTab
         match plan(bound, table, &resources, &planned, options).await {
             Ok((assembled, inferred)) => {
                 planned.insert(table.name.to_string(), Arc::clone(&assembled.schema));
-                tables.push(CheckedTable { name: table.name.clone(), schema: assembled.schema, inferred });
+                let Assembled { schema, partition_columns, .. } = assembled;
+                tables.push(CheckedTable { name: table.name.clone(), schema, partition_columns, inferred });
             }
             Err(Error::Pipeline(complaints)) => bound.diagnose(&table.name, complaints, &mut diagnostics),
             Err(other) => return Err(CheckFailure::Other(other)),
         }
     }
     if diagnostics.is_empty() { Ok(tables) } else { Err(CheckFailure::Pipeline(diagnostics)) }
+}
+
+/// How long a table's log may take to read before the lake counts as out of reach.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Compares the planned tables with those in the lake, so that a contract which an existing table cannot take is found before a run.
+/// Where the lake cannot be read, because nobody has logged in or there is no network, nothing is found.
+pub async fn check_lake(bound: &Bound, checked: &[CheckedTable]) -> Result<(), CheckFailure> {
+    let mut diagnostics = Diagnostics::default();
+    for table in bound.tables.iter().filter(|t| t.mode != Mode::Replace) {
+        // what a sample of new files suggests is brought to the table's types by the run
+        let Some(planned) = checked.iter().find(|c| c.name == table.name && c.inferred.is_none()) else { continue };
+        let found = match tokio::time::timeout(PATIENCE, table.format.snapshot()).await {
+            Ok(Ok(base)) => evolve::reconcile(table, base.as_ref(), &planned.schema, &planned.partition_columns, false).map(|_| ()),
+            Ok(Err(e @ Error::Pipeline(_))) => Err(e),
+            Ok(Err(_)) | Err(_) => break,
+        };
+        match found {
+            Ok(()) => {}
+            Err(Error::Pipeline(complaints)) => bound.diagnose(&table.name, complaints, &mut diagnostics),
+            Err(other) => return Err(CheckFailure::Other(other)),
+        }
+    }
+    if diagnostics.is_empty() { Ok(()) } else { Err(CheckFailure::Pipeline(diagnostics)) }
 }
 
 async fn plan(
@@ -81,7 +108,7 @@ async fn plan(
     let input = match &table.input {
         Input::Sql(sql) => steps::sql::plan_query(&session, sql, &["sql"]).await?,
         Input::Source(source) => {
-            let contract = match &table.contract {
+            let mut contract = match &table.contract {
                 Some(declared) => {
                     let mut contract = declared.clone();
                     // folders named key=value give columns; where nothing can be listed yet, there are none
@@ -106,18 +133,19 @@ async fn plan(
                         .help("declare `columns:`"),
                 ));
             }
+            contract.absent = table.mode.needs_absent(&contract);
             load::scan(empty(conformed_schema(&contract))?)?
         }
     };
-    let spec = LoadSpec {
-        steps: &table.steps,
-        checks: &table.checks,
-        partition_by: &table.partition_by,
-        sensitive: &Sensitive::default(),
-        provenance: table.provenance,
-    };
+    let sensitive = Sensitive::default();
+    let spec = load::spec(table, &sensitive);
     let scope = Scope { session: &session, keys: &bound.keys, now: options.now, step: 0, route: None };
-    let assembled = assemble(input, &spec, &scope).await?;
+    let mut assembled = assemble(input, &spec, &scope).await?;
+    if let Some(mode) = table.mode.change() {
+        let shape = smelt_engine::change::check(mode, assembled.plan.clone(), &assembled.schema, &table.partition_by, &scope)?;
+        assembled.schema = shape.schema;
+        assembled.partition_columns = shape.partition_columns;
+    }
     sort_order(table, &assembled.schema)?;
     Ok((assembled, inferred))
 }
@@ -151,6 +179,9 @@ fn conformed_schema(contract: &Contract) -> SchemaRef {
     fields.push(Field::new(hidden::LINE, DataType::Int64, false));
     if contract.on_new_column == OnNewColumn::Rescue {
         fields.push(Field::new(hidden::RESCUED, DataType::Utf8View, true));
+    }
+    if contract.absent {
+        fields.push(Field::new(hidden::ABSENT, DataType::BinaryView, true));
     }
     Arc::new(Schema::new(fields))
 }

@@ -87,8 +87,11 @@ pub enum Command {
         #[command(subcommand)]
         what: SampleKind,
     },
-    /// Print the JSON Schema of the pipeline language, for editors.
-    Schema,
+    /// Print the JSON Schema of the pipeline language, for editors; with a pipeline, the columns of its tables and their history.
+    #[command(
+        after_help = "Examples:\n  smelt schema > pipeline.schema.json\n  smelt schema pipelines/olist silver.orders\n  smelt schema pipelines/olist silver.orders --history"
+    )]
+    Schema(SchemaArgs),
     /// Print a completion script for a shell.
     #[command(after_help = "Example:\n  smelt completions bash > /etc/bash_completion.d/smelt")]
     Completions {
@@ -159,6 +162,32 @@ pub struct QueryArgs {
     pub memory: Option<String>,
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SchemaArgs {
+    /// A folder with pipeline.yaml, or a YAML file. Without it: the language.
+    #[arg(value_name = "PIPELINE")]
+    pub pipeline: Option<String>,
+    /// One table, such as silver.orders; all tables that exist when absent.
+    #[arg(value_name = "TABLE", requires = "pipeline")]
+    pub table: Option<String>,
+    /// Show which batch added, widened or renamed which column, the newest first.
+    #[arg(long, requires = "pipeline")]
+    pub history: bool,
+    /// Text for people, or one JSON object a table.
+    #[arg(long, value_enum, default_value = "table", value_name = "FORMAT")]
+    pub format: SchemaFormat,
+    #[arg(long, value_name = "NAME", env = "SMELT_ENV")]
+    pub env: Option<String>,
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaFormat {
+    Table,
+    Json,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -244,7 +273,10 @@ pub fn main() -> ExitCode {
         Command::History(args) => maintain::history::main(&args, cli.log),
         Command::Restore(args) => maintain::restore::main(&args, cli.log),
         Command::Sample { what } => crate::sample::command::main(&what),
-        Command::Schema => crate::schema::main(),
+        Command::Schema(args) => match &args.pipeline {
+            Some(pipeline) => crate::table_schema::main(pipeline, &args, cli.log),
+            None => crate::schema::main(),
+        },
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "smelt", &mut std::io::stdout());
             0

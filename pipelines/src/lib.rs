@@ -18,5 +18,6 @@ pub mod run;
 pub mod sample;
 pub mod schema;
 pub mod spec;
+pub mod table_schema;
 pub mod units;
 pub mod yaml;

@@ -6,19 +6,19 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use smelt_connectors::sources::infer::contract_yaml;
+use smelt_engine::evolve::ChangeKind;
 use smelt_engine::ledger::Ledger;
 use smelt_engine::session::Resources;
 use smelt_engine::table::BatchId;
-use smelt_engine::types::ContractType;
 use smelt_engine::{Error, Result};
 
 use crate::bind;
-use crate::bound::{Bound, BoundTable, Input};
-use crate::check::{CheckedTable, check};
+use crate::bound::{Bound, BoundTable, Input, Mode};
+use crate::check::{CheckedTable, check, check_lake};
 use crate::cli::{LogFormat, PipelineArgs};
 use crate::console::Console;
 use crate::run::context::{RunContext, identity};
-use crate::run::{RunOptions, input};
+use crate::run::{RunOptions, evolve, input};
 use crate::units;
 
 /// Checks YAML, SQL, graph and references.
@@ -27,6 +27,7 @@ pub fn validate(args: &PipelineArgs, log: LogFormat) -> u8 {
     let done = console.block_on(1, async {
         let bound = bind::open(args, bind::Secrets::Optional).await.map_err(|f| console.diagnostics(&f))?;
         let tables = check(&bound, &RunOptions::new(Utc::now())).await.map_err(|f| console.failure(&bound, f))?;
+        check_lake(&bound, &tables).await.map_err(|f| console.failure(&bound, f))?;
         Ok((bound.name.clone(), tables.len(), bound.sources.len()))
     });
     match done {
@@ -45,6 +46,7 @@ pub fn plan(args: &PipelineArgs, log: LogFormat) -> u8 {
         let bound = Arc::new(bind::open(args, bind::Secrets::Optional).await.map_err(|f| console.diagnostics(&f))?);
         let options = RunOptions::new(Utc::now());
         let checked = check(&bound, &options).await.map_err(|f| console.failure(&bound, f))?;
+        check_lake(&bound, &checked).await.map_err(|f| console.failure(&bound, f))?;
         text(&bound, &checked, &options).await.map_err(|e| console.error(&e))
     });
     match done {
@@ -134,23 +136,36 @@ async fn upstream(bound: &Bound, table: &BoundTable, cx: &RunContext) -> Result<
 /// What would change in the table's columns.
 async fn schema_notes(table: &BoundTable, checked: &CheckedTable, cx: &RunContext) -> Result<Vec<String>> {
     let Some(base) = cx.snapshot(table).await? else { return Ok(vec![]) };
-    let show = |ty: &arrow::datatypes::DataType| ContractType::from_arrow(ty).map_or_else(|| ty.to_string(), |t| t.to_string());
-    let mut notes = vec![];
-    for field in checked.schema.fields() {
-        match base.schema.field_with_name(field.name()) {
-            Err(_) => notes.push(format!("+ column {} {}", field.name(), show(field.data_type()))),
-            Ok(old) if old.data_type() != field.data_type() => {
-                notes.push(format!(
-                    "! column {} is {} in the table and would be {}",
-                    field.name(),
-                    show(old.data_type()),
-                    show(field.data_type())
-                ));
+    let rebuild = table.mode == Mode::Replace;
+    let evolution = match evolve::reconcile(table, Some(&base), &checked.schema, &checked.partition_columns, rebuild) {
+        Ok(evolution) => evolution,
+        // only where the columns are inferred: a declared contract was compared before
+        Err(Error::Pipeline(complaints)) => return Ok(complaints.iter().map(|c| format!("! {}", c.message)).collect()),
+        Err(other) => return Err(other),
+    };
+    let mut notes: Vec<String> = evolution
+        .changes
+        .iter()
+        .map(|change| {
+            let from = change.from.as_deref().unwrap_or_default();
+            let to = change.to.as_deref().unwrap_or_default();
+            match change.kind {
+                ChangeKind::Added | ChangeKind::Created => format!("+ column {} {to}", change.column),
+                ChangeKind::Renamed => format!("> column {from} becomes {}", change.column),
+                ChangeKind::Widened | ChangeKind::Retyped => format!("! column {} is {from} in the table and would be {to}", change.column),
+                ChangeKind::Dropped => format!("- column {} would be gone", change.column),
             }
-            Ok(_) => {}
-        }
+        })
+        .collect();
+    if evolution.rewrites() && !base.files.is_empty() {
+        let bytes = base.files.iter().map(|f| f.bytes).sum();
+        notes.push(format!(
+            "! for that, {} ({}) would be written anew",
+            units::plural(base.files.len() as u64, "file"),
+            units::bytes(bytes)
+        ));
     }
-    for old in base.schema.fields() {
+    for old in evolution.schema.fields().iter().filter(|_| !rebuild) {
         if checked.schema.field_with_name(old.name()).is_err() && !base.partition_columns.contains(old.name()) {
             notes.push(format!("- column {} would not be given any more", old.name()));
         }

@@ -25,6 +25,25 @@ pub enum Status {
     Skipped,
 }
 
+/// What a load of `merge`, `scd2`, `bitemporal` or `snapshot` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct ChangeReport {
+    /// Keys that came, changed, went, or stayed as they were.
+    pub inserted: u64,
+    pub updated: u64,
+    pub deleted: u64,
+    pub unchanged: u64,
+    /// Versions that began and that ended.
+    pub versions_opened: u64,
+    pub versions_closed: u64,
+    /// Rows older than what was known of their key.
+    pub late: u64,
+    /// How it was done: by which keys, and how many files were rewritten.
+    pub way: String,
+    pub files_rewritten: u64,
+    pub bytes_rewritten: u64,
+}
+
 /// One table's load. Rows close: `read = written + quarantined + deduplicated + filtered` for tables made from a source.
 #[derive(Debug, Clone, Serialize)]
 pub struct TableReport {
@@ -44,6 +63,9 @@ pub struct TableReport {
     pub files: u64,
     pub bytes: u64,
     pub seconds: f64,
+    /// What changed, for the modes by key and sequence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub change: Option<ChangeReport>,
     /// Rows that broke each rule, as `column rule`.
     pub rules: BTreeMap<String, u64>,
     /// What the user should know, and how often it happened (0: not a count of rows).
@@ -52,6 +74,25 @@ pub struct TableReport {
     pub help: Option<String>,
     /// The exit code that this table alone would give.
     pub exit_code: u8,
+}
+
+impl ChangeReport {
+    /// `inserted 3 · updated 2 · …`, and how.
+    pub fn text(&self) -> String {
+        let counts = [
+            ("inserted", self.inserted),
+            ("updated", self.updated),
+            ("deleted", self.deleted),
+            ("unchanged", self.unchanged),
+            ("versions opened", self.versions_opened),
+            ("closed", self.versions_closed),
+            ("late rows", self.late),
+        ];
+        let counts = counts.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what} {}", units::count(*n)));
+        let counts: Vec<String> = counts.collect();
+        let counts = if counts.is_empty() { "nothing changed".to_owned() } else { counts.join(" · ") };
+        format!("{counts} ({})", self.way)
+    }
 }
 
 impl TableReport {
@@ -71,6 +112,7 @@ impl TableReport {
             files: 0,
             bytes: 0,
             seconds: 0.0,
+            change: None,
             rules: BTreeMap::new(),
             warnings: BTreeMap::new(),
             error: None,
@@ -185,6 +227,14 @@ impl RunReport {
                 let _ = write!(line, "  {}", row[9]);
             }
             let _ = writeln!(out, "{}", line.trim_end());
+        }
+        if self.tables.iter().any(|t| t.change.is_some()) {
+            let _ = writeln!(out, "\nchanges, in keys:");
+        }
+        for t in &self.tables {
+            if let Some(change) = &t.change {
+                let _ = writeln!(out, "  {:<w$}  {}", t.table, change.text(), w = widths[0]);
+            }
         }
         let broken: Vec<&TableReport> = self.tables.iter().filter(|t| !t.rules.is_empty()).collect();
         if !broken.is_empty() {

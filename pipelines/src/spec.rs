@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use smelt_connectors::formats::FormatKind;
 use smelt_connectors::sources::SourceSpec;
+use smelt_engine::change::{HistorySpec, MergeSpec, SnapshotSpec};
 use smelt_engine::checks::Check;
 use smelt_engine::contract::{OnMissingColumn, OnNewColumn};
 use smelt_engine::steps::Step;
@@ -18,7 +19,7 @@ use smelt_engine::types::ContractType;
 use smelt_engine::write::PartitionBy;
 
 pub use load::{LoadOptions, Loaded, load, load_os, resolve_keys};
-pub use values::{ByteSize, Formats, MaxRejected, Zone};
+pub use values::{ByteSize, Formats, MaxRejected, Names, Zone};
 
 use crate::yaml::{Ordered, SecretRef, Spanned, Unavailable};
 
@@ -30,11 +31,6 @@ pub(crate) const UNAVAILABLE: Unavailable<'static> = &[
     ("Pipeline", "mask_all"),
     ("Table", "publish"),
     ("OnChangedFile", "reload"),
-    ("OnTypeChange", "widen"),
-    ("WriteSpec", "merge"),
-    ("WriteSpec", "scd2"),
-    ("WriteSpec", "bitemporal"),
-    ("WriteSpec", "snapshot"),
     ("Mask", "encrypt"),
     ("Mask", "fpe"),
     ("Mask", "substitute"),
@@ -161,7 +157,8 @@ pub struct Table {
     /// What must hold for the rows after the steps.
     #[serde(default)]
     pub checks: Vec<Spanned<Check>>,
-    /// How the rows reach the table: `append` (the default with `from`), `replace` (the default with `sql`) or `replace_partitions`.
+    /// How the rows reach the table: `append` (the default with `from`), `replace` (the default with `sql`), `replace_partitions`, or as changes:
+    /// `merge`, `scd2`, `bitemporal`, `snapshot`.
     pub write: Option<WriteSpec>,
     /// `delta` (the default) or `parquet`.
     pub format: Option<FormatKind>,
@@ -172,7 +169,7 @@ pub struct Table {
     pub optimize: Option<Optimize>,
     /// How many rows may be rejected before the run fails and nothing is published: `1%` of the rows read, or `1000` rows. No limit when absent.
     pub max_rejected: Option<MaxRejected>,
-    /// Whether the table keeps `_file` and `_line`, the place each row came from. `true` when absent, for tables with `from`.
+    /// Whether the table keeps `_file` and `_line`, the place each row came from. `true` when absent, for tables with `from` that are not written as changes.
     pub provenance: Option<bool>,
     /// What to do about an input file that changed after it was loaded: `fail` (the default) or `ignore`.
     pub on_changed_file: Option<OnChangedFile>,
@@ -186,6 +183,7 @@ pub struct ColumnSpec {
     pub formats: Formats,
     pub timezone: Option<Zone>,
     pub path: Option<String>,
+    pub was: Names,
     pub description: Option<String>,
     pub tags: Vec<String>,
 }
@@ -200,7 +198,7 @@ pub struct SchemaRules {
     /// A column of the contract that a file lacks: `fail` (the default) or `ignore` (fill with NULL).
     #[serde(default)]
     pub on_missing_column: OnMissingColumn,
-    /// A column whose type in the table differs from the contract: `fail`.
+    /// A column whose type in the table differs from the contract: `fail` (the default) or `widen` (take the type that holds the values of both).
     #[serde(default)]
     pub on_type_change: OnTypeChange,
 }
@@ -212,6 +210,10 @@ pub enum OnTypeChange {
     /// Stop before anything is written.
     #[default]
     Fail,
+    /// Take the wider of the two types, where it holds every value of the other: `int32` and `int64`, `float` and `double`, `int32` and
+    /// `double`, `decimal(8,2)` and `decimal(12,4)`, `int64` and `decimal(20,0)`, inside structs, lists and maps too. Files of the
+    /// table are written anew where its type becomes wider. Any other change fails.
+    Widen,
 }
 
 /// What to do about an input file that changed after it was loaded.
@@ -226,12 +228,16 @@ pub enum OnChangedFile {
 }
 
 /// How the rows of a run reach the table. `write: append` and `write: {append: {}}` are the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WriteSpec {
     Append,
     Replace,
     ReplacePartitions,
+    Merge(MergeSpec),
+    Scd2(HistorySpec),
+    Bitemporal(HistorySpec),
+    Snapshot(SnapshotSpec),
 }
 
 /// How data files are laid out.
@@ -251,7 +257,7 @@ pub struct Optimize {
 impl Table {
     /// The write mode, or what holds when none is given: `append` for tables from a source, `replace` for SQL.
     pub fn write_mode(&self) -> WriteSpec {
-        self.write.unwrap_or(if self.sql.is_some() { WriteSpec::Replace } else { WriteSpec::Append })
+        self.write.clone().unwrap_or(if self.sql.is_some() { WriteSpec::Replace } else { WriteSpec::Append })
     }
 
     /// Takes from `defaults` what the table does not say itself.

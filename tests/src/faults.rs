@@ -1,13 +1,15 @@
-//! An object store that dies: from one operation on, nothing works any more, as if the process had been killed there.
-//! The fatal operation itself either did not happen, or happened and its reply was lost.
+//! An object store that dies: from one operation on, nothing works any more, as if the process had been killed there. Or it
+//! fails once and works again, or never answers again. The fatal operation itself either did not happen, or happened and its
+//! reply was lost.
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::channel::oneshot;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
@@ -23,12 +25,40 @@ pub struct Fuse {
     left: AtomicI64,
     /// Whether the operation at which it dies takes effect.
     lost_reply: bool,
+    manner: Manner,
+}
+
+/// What the fatal operation and those after it do.
+#[derive(Debug)]
+enum Manner {
+    /// All fail.
+    Dies,
+    /// The fatal one fails, the others work.
+    Fails,
+    /// None of them ever answers; the first one says so.
+    Hangs(Mutex<Option<oneshot::Sender<()>>>),
 }
 
 impl Fuse {
     /// Dies at operation number `at`, from 1.
     pub fn new(at: i64, lost_reply: bool) -> Arc<Self> {
-        Arc::new(Fuse { left: AtomicI64::new(at - 1), lost_reply })
+        Self::of(at, lost_reply, Manner::Dies)
+    }
+
+    /// Operation number `at` fails, and no other.
+    pub fn once(at: i64, lost_reply: bool) -> Arc<Self> {
+        Self::of(at, lost_reply, Manner::Fails)
+    }
+
+    /// From operation number `at` on there is no answer any more. The receiver hears of it: whoever waits for the store may then
+    /// be dropped, which is how a process looks from outside that was killed there.
+    pub fn hanging(at: i64, lost_reply: bool) -> (Arc<Self>, oneshot::Receiver<()>) {
+        let (reached, hears) = oneshot::channel();
+        (Self::of(at, lost_reply, Manner::Hangs(Mutex::new(Some(reached)))), hears)
+    }
+
+    fn of(at: i64, lost_reply: bool, manner: Manner) -> Arc<Self> {
+        Arc::new(Fuse { left: AtomicI64::new(at - 1), lost_reply, manner })
     }
 
     /// Never dies, but counts.
@@ -45,8 +75,22 @@ impl Fuse {
         match self.left.fetch_sub(1, Ordering::SeqCst) {
             left if left > 0 => Step::Works,
             0 if self.lost_reply => Step::LastBreath,
+            0 => Step::Dead,
+            _ if matches!(self.manner, Manner::Fails) => Step::Works,
             _ => Step::Dead,
         }
+    }
+
+    /// The answer of an operation that does not work.
+    async fn die<T>(&self) -> Result<T> {
+        if let Manner::Hangs(reached) = &self.manner {
+            let reached = reached.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(reached) = reached {
+                let _ = reached.send(());
+            }
+            return std::future::pending().await;
+        }
+        Err(object_store::Error::Generic { store: "faults", source: "the store died".into() })
     }
 }
 
@@ -55,10 +99,6 @@ enum Step {
     /// Takes effect, and the reply is lost.
     LastBreath,
     Dead,
-}
-
-fn dead<T>() -> Result<T> {
-    Err(object_store::Error::Generic { store: "faults", source: "the store died".into() })
 }
 
 /// Wraps a store with a fuse.
@@ -86,9 +126,9 @@ macro_rules! with_fuse {
             Step::Works => $work,
             Step::LastBreath => {
                 let _ = $work;
-                dead()
+                $self.fuse.die().await
             }
-            Step::Dead => dead(),
+            Step::Dead => $self.fuse.die().await,
         }
     };
 }
@@ -105,7 +145,7 @@ impl ObjectStore for FaultStore {
                 let inner = self.inner.put_multipart_opts(location, opts).await?;
                 Ok(Box::new(FaultUpload { inner, fuse: Arc::clone(&self.fuse) }))
             }
-            _ => dead(),
+            _ => self.fuse.die().await,
         }
     }
 
@@ -120,14 +160,25 @@ impl ObjectStore for FaultStore {
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
         match self.fuse.step() {
             Step::Works => self.inner.delete_stream(locations),
-            _ => locations.map(|_| dead()).boxed(),
+            _ => {
+                let fuse = Arc::clone(&self.fuse);
+                locations
+                    .then(move |_| {
+                        let fuse = Arc::clone(&fuse);
+                        async move { fuse.die().await }
+                    })
+                    .boxed()
+            }
         }
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         match self.fuse.step() {
             Step::Works => self.inner.list(prefix),
-            _ => futures::stream::once(async { dead() }).boxed(),
+            _ => {
+                let fuse = Arc::clone(&self.fuse);
+                futures::stream::once(async move { fuse.die().await }).boxed()
+            }
         }
     }
 
@@ -151,7 +202,10 @@ impl MultipartUpload for FaultUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         match self.fuse.step() {
             Step::Works => self.inner.put_part(data),
-            _ => async { dead() }.boxed(),
+            _ => {
+                let fuse = Arc::clone(&self.fuse);
+                async move { fuse.die().await }.boxed()
+            }
         }
     }
 

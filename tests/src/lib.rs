@@ -1,6 +1,10 @@
-//! What the tests of the whole share: lakes in temporary folders, runs in this process, queries as sorted text, stores that die.
+//! What the tests of the whole share: lakes in temporary folders and in memory, runs in this process, queries as sorted text,
+//! stores that die, and a naive model of the change modes.
 
 pub mod faults;
+pub mod memory;
+pub mod model;
+pub mod server;
 
 use std::path::Path;
 use std::sync::Arc;

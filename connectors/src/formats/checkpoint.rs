@@ -10,7 +10,8 @@ use smelt_engine::table::Checkpoint;
 use crate::stores::Location;
 
 /// Version of everything that Smelt writes beside the data. A higher one is refused, never guessed.
-pub(super) const FORMAT: u32 = 1;
+/// 2: the checkpoint names the unsettled quarantine files of several batches, which readers of 1 would lose.
+pub(super) const FORMAT: u32 = 2;
 /// Checkpoints up to this many bytes of JSON may lie in the commit itself, where the format has a place for them.
 pub(super) const INLINE: usize = 4096;
 const FOLDER: &str = "_smelt/checkpoints";

@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::catalog::TableProvider;
@@ -16,7 +17,7 @@ use deltalake::logstore::{StorageConfig, default_logstore};
 use object_store::prefix::PrefixStore;
 use serde_json::{Value, json};
 use smelt_engine::error::{Error, Result};
-use smelt_engine::table::{At, BatchId, Change, Checkpoint, Commit, DataFile, Garbage, Remove, Snapshot, TableFormat, VersionInfo};
+use smelt_engine::table::{At, BatchId, Change, Checkpoint, Commit, DataFile, Garbage, Reads, Remove, Snapshot, TableFormat, VersionInfo};
 use url::Url;
 
 use super::delta_log::{self, LogState, Metadata, encode};
@@ -45,8 +46,6 @@ struct State {
     protocol: Protocol,
     metadata: Metadata,
     schema: Value,
-    /// Attempt that wrote the checkpoint; `None` where Smelt never committed.
-    attempt: Option<u64>,
     /// Version of the newest log checkpoint.
     log_checkpoint: Option<u64>,
 }
@@ -71,13 +70,13 @@ impl DeltaFormat {
             )
         })?;
         let number = |id: &str| log.txns.get(id).and_then(|v| u64::try_from(*v).ok());
-        let (taken, attempt) = match (number(SEQUENCE), number(ATTEMPT)) {
+        let taken = match (number(SEQUENCE), number(ATTEMPT)) {
             (Some(sequence), Some(id)) if old => {
                 let found = checkpoint::find(&self.location, sequence, id).await?;
-                (found.ok_or_else(|| delta_versions::forgotten(self.table(), log.version))?, Some(id))
+                found.ok_or_else(|| delta_versions::forgotten(self.table(), log.version))?
             }
-            (Some(sequence), Some(id)) => (checkpoint::read(&self.location, sequence, id).await?, Some(id)),
-            _ => (Checkpoint::default(), None),
+            (Some(sequence), Some(id)) => checkpoint::read(&self.location, sequence, id).await?,
+            _ => Checkpoint::default(),
         };
         Ok(Snapshot {
             version: log.version,
@@ -86,7 +85,7 @@ impl DeltaFormat {
             partition_columns: log.metadata.partition_columns.clone(),
             files: Arc::new(log.files),
             checkpoint: taken,
-            state: Arc::new(State { protocol: log.protocol, metadata: log.metadata, schema, attempt, log_checkpoint: log.checkpoint }),
+            state: Arc::new(State { protocol: log.protocol, metadata: log.metadata, schema, log_checkpoint: log.checkpoint }),
         })
     }
 
@@ -136,19 +135,13 @@ impl TableFormat for DeltaFormat {
         }
     }
 
-    async fn commit(&self, base: &Option<Snapshot>, change: Change) -> Result<Commit> {
+    async fn commit(&self, base: &Option<Snapshot>, mut change: Change) -> Result<Commit> {
         if let Some(done) = precheck(base, &change)? {
             return Ok(done);
         }
-        let id = checkpoint::attempt();
-        // Refuses what cannot be written before anything is.
-        self.body(base.as_ref(), 0, &change, id)?;
-        if change.data_change {
-            checkpoint::write(&self.location, &change.checkpoint, id).await?;
-        }
-        let outcome = publish(self, base, &change, id).await?;
+        let (outcome, on) = publish(self, base, &mut change).await?;
         if let Commit::Published { version } = outcome {
-            self.tend(base.as_ref(), version).await;
+            self.tend(on.as_ref(), version).await;
         }
         Ok(outcome)
     }
@@ -175,6 +168,10 @@ impl TableFormat for DeltaFormat {
         Ok(Arc::new(scan::Files::new(self.location.clone(), snapshot)))
     }
 
+    fn bounds(&self, snapshot: &Snapshot, column: &str) -> Result<(ArrayRef, ArrayRef)> {
+        Ok(scan::Files::new(self.location.clone(), snapshot).bounds(column)?)
+    }
+
     fn name(&self) -> &'static str {
         "delta"
     }
@@ -198,11 +195,20 @@ impl Log for DeltaFormat {
         self.snapshot().await
     }
 
-    fn undisturbed(&self, base: &Snapshot, now: &Snapshot) -> bool {
+    async fn keep(&self, checkpoint: &Checkpoint, id: u64) -> Result<()> {
+        checkpoint::write(&self.location, checkpoint, id).await
+    }
+
+    fn same_rules(&self, base: &Snapshot, now: &Snapshot) -> bool {
         match (state(base), state(now)) {
-            (Ok(a), Ok(b)) => a.protocol == b.protocol && a.metadata == b.metadata && a.attempt == b.attempt,
+            (Ok(a), Ok(b)) => a.protocol == b.protocol && a.metadata == b.metadata,
             _ => false,
         }
+    }
+
+    fn author(&self, entry: &[u8]) -> Option<BatchId> {
+        let said = |line| serde_json::from_slice::<Value>(line).ok()?.get("commitInfo")?.get("smelt.batch")?.as_str().map(str::to_owned);
+        entry.split(|b| *b == b'\n').find_map(said).map(BatchId)
     }
 
     fn body(&self, on: Option<&Snapshot>, _version: u64, change: &Change, id: u64) -> Result<Bytes> {
@@ -305,7 +311,7 @@ fn commit_info(change: &Change, id: u64) -> Value {
     };
     json!({"commitInfo": {
         "timestamp": change.now, "operation": operation, "operationParameters": parameters, "smelt.attempt": format!("{id:016x}"),
-        "isBlindAppend": matches!(change.remove, Remove::Nothing), "engineInfo": concat!("smelt/", env!("CARGO_PKG_VERSION")),
+        "isBlindAppend": matches!((&change.reads, &change.remove), (Reads::Nothing, Remove::Nothing)), "engineInfo": concat!("smelt/", env!("CARGO_PKG_VERSION")),
         "userMetadata": change.batch.0, "smelt.batch": change.batch.0, "smelt.operation": change.operation,
         "smelt.format": checkpoint::FORMAT,
     }})
@@ -364,7 +370,7 @@ mod tests {
         assert!(matches!(&e, Error::Data { message, .. } if message.contains("rowTracking")), "{e}");
         // A run that did not see it conflicts, since the rules changed.
         let c = format.commit(&base, suite::change(&place, &base, 2).await).await.unwrap();
-        assert_eq!(c, Commit::Conflict { with: 1 });
+        assert_eq!(c, Commit::Conflict { with: 1, batch: None });
         put(2, r#"{"protocol":{"minReaderVersion":3,"minWriterVersion":7,"readerFeatures":["deletionVectors"],"writerFeatures":["deletionVectors"]}}"#)
             .await;
         let e = format.snapshot().await.unwrap_err();
@@ -383,10 +389,10 @@ mod tests {
         assert_eq!(format.commit(&base, change.clone()).await.unwrap(), Commit::Published { version: 2 });
         let now = format.snapshot().await.unwrap().unwrap();
         assert_eq!((now.files.len(), &now.checkpoint), (3, &change.checkpoint));
-        // What removes files does not commute with anything.
+        // What replaces the table does not commute with it. The foreign version says no batch; the one after it does.
         let mut replace = suite::change(&place, &base, 3).await;
         replace.remove = Remove::Everything;
-        assert_eq!(format.commit(&base, replace).await.unwrap(), Commit::Conflict { with: 1 });
+        assert_eq!(format.commit(&base, replace).await.unwrap(), Commit::Conflict { with: 2, batch: Some(change.batch) });
     }
 
     #[tokio::test]
@@ -396,7 +402,7 @@ mod tests {
         suite::append(&format, 1).await;
         let folder = place.location.path("_smelt/checkpoints").unwrap();
         let listing = place.location.store.list_with_delimiter(Some(&folder)).await.unwrap();
-        let newer = zstd::bulk::compress(br#"{"format":2,"checkpoint":{"anything":1}}"#, 1).unwrap();
+        let newer = zstd::bulk::compress(br#"{"format":99,"checkpoint":{"anything":1}}"#, 1).unwrap();
         place.location.store.put(&listing.objects[0].location, newer.into()).await.unwrap();
         let e = format.snapshot().await.unwrap_err();
         assert!(e.to_string().contains("newer Smelt"), "{e}");

@@ -128,12 +128,17 @@ pub(super) async fn load_at(table: &Location, version: u64) -> Result<LogState> 
 
 /// The versions that can be read; `None` where there is no log.
 pub(super) async fn versions(table: &Location) -> Result<Option<Versions>> {
-    let listing = list(table, None).await?;
+    let mut listing = list(table, None).await?;
     let Some(newest) = listing.newest() else { return Ok(None) };
-    // Commits without a gap up to the newest one, and the oldest version from which they lead there.
+    // Commits without a gap up to the newest one, and the oldest version from which they lead there. A listing that was made while
+    // others wrote may leave one out.
+    let lowest = listing.commits.first().copied().unwrap_or(newest);
     let mut first = newest + 1;
-    while first > 0 && listing.commits.binary_search(&(first - 1)).is_ok() {
+    while first > lowest && (listing.commits.binary_search(&(first - 1)).is_ok() || fetch(table, &entry(first - 1)).await?.is_some()) {
         first -= 1;
+        if let Some(later) = listing.times.get(&(first + 1)).copied() {
+            listing.times.entry(first).or_insert(later);
+        }
     }
     let oldest = match first {
         0 => 0,
@@ -158,8 +163,7 @@ async fn replay(table: &Location, mut listing: Listing, newest: u64) -> Result<L
     let first = listing.checkpoint.as_ref().map_or(0, |c| c.0 + 1);
     let needed: Vec<u64> = (first..=newest).collect();
     listing.commits.retain(|v| (first..=newest).contains(v));
-    if listing.commits != needed {
-        let missing = needed.iter().find(|v| !listing.commits.contains(v)).copied().unwrap_or_default();
+    if let Some(missing) = missing(table, &listing.commits, &needed).await? {
         let (reason, help) = if listing.v2 {
             (
                 "its checkpoints use v2Checkpoint, which smelt cannot read".to_owned(),
@@ -181,6 +185,17 @@ async fn replay(table: &Location, mut listing: Listing, newest: u64) -> Result<L
         replay.commit(&commit).map_err(|e| damaged(table, &entry(*version), e))?;
     }
     replay.finish(newest, listing.checkpoint.map(|c| c.0), table)
+}
+
+/// The first version that is needed and not there. A listing that was made while others wrote may leave out a version
+/// and have the next one, so that what it lacks is looked for by name.
+async fn missing(table: &Location, listed: &[u64], needed: &[u64]) -> Result<Option<u64>> {
+    for version in needed.iter().filter(|v| listed.binary_search(v).is_err()) {
+        if fetch(table, &entry(*version)).await?.is_none() {
+            return Ok(Some(*version));
+        }
+    }
+    Ok(None)
 }
 
 #[derive(Default)]

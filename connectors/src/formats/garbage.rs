@@ -79,7 +79,7 @@ pub(super) async fn state_files(table: &Location, sidecars: &HashSet<(u64, u64)>
 
 /// Paths of the state files that a checkpoint names.
 pub(super) fn named(checkpoint: &Checkpoint) -> impl Iterator<Item = String> + '_ {
-    checkpoint.state.files.iter().map(|f| f.path.clone())
+    checkpoint.state.iter().flat_map(|state| &state.files).map(|f| f.path.clone())
 }
 
 /// What is left of `old` when what is needed is taken out, in the order in which it should go: manifests first, so that a vacuum which

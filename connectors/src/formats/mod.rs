@@ -1,7 +1,7 @@
 //! Table formats: Delta and Parquet with versioned manifests, behind `smelt_engine::table::TableFormat`.
 //!
 //! A format is how a list of data files becomes a table version: its log, its commit, its snapshot. What both formats
-//! share lives beside them: `publish` (the commit protocol), `checkpoint` (what a table has taken in), `schema` (types
+//! share lives beside them: `publish` (the commit protocol), `rebase` (who can step over whom), `checkpoint` (what a table has taken in), `schema` (types
 //! as JSON), `scan` (reading a version). No format knows how rows are made or how data files are written.
 
 mod checkpoint;
@@ -13,8 +13,10 @@ mod garbage;
 mod parquet;
 mod parquet_versions;
 mod publish;
+mod rebase;
 mod scan;
 mod schema;
+mod schema_log;
 mod symlink;
 mod versions;
 
@@ -30,6 +32,7 @@ use smelt_engine::table::TableFormat;
 pub use delta::DeltaFormat;
 pub use garbage::{missing, sweep};
 pub use parquet::ParquetFormat;
+pub use schema_log::{LoggedSchema, schema_log};
 
 use crate::stores::Location;
 

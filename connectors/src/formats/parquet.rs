@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use arrow::array::ArrayRef;
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::catalog::TableProvider;
@@ -80,7 +81,7 @@ pub(super) struct Did {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kept {
-    Inline(Checkpoint),
+    Inline(Box<Checkpoint>),
     /// The sidecar that `attempt` wrote: this version's, unless it kept the checkpoint of another one.
     Sidecar {
         sequence: u64,
@@ -107,6 +108,12 @@ struct State {
     sidecar: Option<u64>,
     /// Hint and symlink manifests are of this version.
     pointed: bool,
+}
+
+impl State {
+    fn pointed(&self) -> State {
+        State { schema: self.schema.clone(), full: self.full, sidecar: self.sidecar, pointed: true }
+    }
 }
 
 #[derive(Deserialize)]
@@ -165,26 +172,22 @@ impl ParquetFormat {
         serde_json::from_slice(json).map_err(|e| damaged(&self.location, &entry(version), e))
     }
 
-    /// `hint`: what the hint says, for the newest version; `None` for a look back.
-    async fn snapshot_of(&self, version: u64, json: &[u8], hint: Option<Option<u64>>) -> Result<Snapshot> {
+    /// `pointed`: whether hint and symlink manifests are of this version; `None` for a look back, whose checkpoint may be gone.
+    async fn snapshot_of(&self, version: u64, json: &[u8], pointed: Option<bool>) -> Result<Snapshot> {
         let mut manifest = self.parse(version, json)?;
         let files = self.files(&mut manifest).await?;
         let schema = from_json(&manifest.schema).map_err(|ty| damaged(&self.location, &entry(version), format!("unknown type {ty}")))?;
         let sidecar = manifest.sidecar();
         let taken = match (manifest.checkpoint, sidecar) {
-            (Kept::Inline(checkpoint), _) => checkpoint,
-            (Kept::Sidecar { .. }, Some((sequence, id))) if hint.is_none() => {
+            (Kept::Inline(checkpoint), _) => *checkpoint,
+            (Kept::Sidecar { .. }, Some((sequence, id))) if pointed.is_none() => {
                 checkpoint::find(&self.location, sequence, id).await?.ok_or_else(|| delta_versions::forgotten(self.table(), version))?
             }
             (Kept::Sidecar { sequence, .. }, sidecar) => {
                 checkpoint::read(&self.location, sequence, sidecar.map_or(manifest.attempt, |s| s.1)).await?
             }
         };
-        let partitioned = !manifest.partition_columns.is_empty();
-        let pointed = match hint {
-            Some(hint) => hint == Some(version) || self.point(version, &files, partitioned, None).await,
-            None => false,
-        };
+        let pointed = pointed.unwrap_or(false);
         Ok(Snapshot {
             version,
             rewrites: manifest.rewrites,
@@ -199,7 +202,7 @@ impl ParquetFormat {
     /// The versions that can be read; `None` where there is none.
     pub(super) async fn versions(&self) -> Result<Option<Versions>> {
         let folder = self.location.path(VERSIONS)?;
-        let times: BTreeMap<u64, i64> = self
+        let mut times: BTreeMap<u64, i64> = self
             .location
             .store
             .list(Some(&folder))
@@ -210,9 +213,13 @@ impl ParquetFormat {
             .try_collect()
             .await?;
         let Some(newest) = times.keys().next_back().copied() else { return Ok(None) };
+        let lowest = times.keys().next().copied().unwrap_or(newest);
         let mut oldest = newest;
-        while oldest > 0 && times.contains_key(&(oldest - 1)) {
+        // A listing that was made while others wrote may leave one out.
+        while oldest > lowest && (times.contains_key(&(oldest - 1)) || fetch(&self.location, &entry(oldest - 1)).await?.is_some()) {
+            let later = times.get(&oldest).copied().unwrap_or_default();
             oldest -= 1;
+            times.entry(oldest).or_insert(later);
         }
         Ok(Some(Versions::new(oldest, newest, times)))
     }
@@ -240,22 +247,49 @@ impl ParquetFormat {
         Ok(files)
     }
 
+    /// The newest version, or `None` where there is no table. `repair`: pointers that are behind are brought up to it.
+    async fn load(&self, repair: bool) -> Result<Option<Snapshot>> {
+        let (hint, newest) = self.newest().await?;
+        let Some((version, json)) = newest else { return Ok(None) };
+        let pointed = hint == Some(version);
+        let mut snapshot = self.snapshot_of(version, &json, Some(pointed)).await?;
+        if repair && !pointed && self.point(version, &snapshot.files, !snapshot.partition_columns.is_empty(), None).await {
+            let now = state(&snapshot)?.pointed();
+            snapshot.state = Arc::new(now);
+        }
+        Ok(Some(snapshot))
+    }
+
     /// Hint and symlink manifests. `touched`: the partitions that changed since they were last written, all when absent.
     /// Failing leaves other engines at the version before, until the next run repairs it; never fewer rows for us.
     async fn point(&self, version: u64, files: &[DataFile], partitioned: bool, touched: Option<&BTreeSet<String>>) -> bool {
-        let write = async {
-            symlink::write(&self.location, files, partitioned, touched).await?;
-            let hint = json!({"format": checkpoint::FORMAT, "version": version, "manifest": entry(version)});
-            self.location.store.put(&self.location.path(HINT)?, hint.to_string().into()).await?;
-            Ok::<_, Error>(())
-        };
-        match write.await {
+        match self.point_at(version, files, partitioned, touched).await {
             Ok(()) => true,
             Err(e) => {
                 tracing::warn!("{}: the pointers to version {version} could not be written, the next run will: {e}", self.table());
                 false
             }
         }
+    }
+
+    /// Where a writer published meanwhile, ours may have come after its pointers: then they are written again, for the newest.
+    async fn point_at(&self, version: u64, files: &[DataFile], partitioned: bool, touched: Option<&BTreeSet<String>>) -> Result<()> {
+        let write = async |version: u64, files: &[DataFile], partitioned: bool, touched: Option<&BTreeSet<String>>| {
+            symlink::write(&self.location, files, partitioned, touched).await?;
+            let hint = json!({"format": checkpoint::FORMAT, "version": version, "manifest": entry(version)});
+            self.location.store.put(&self.location.path(HINT)?, hint.to_string().into()).await?;
+            Ok::<_, Error>(())
+        };
+        write(version, files, partitioned, touched).await?;
+        let mut at = version;
+        while fetch(&self.location, &entry(at + 1)).await?.is_some() {
+            let (_, Some((newest, json))) = self.newest().await? else { return Ok(()) };
+            let mut manifest = self.parse(newest, &json)?;
+            let files = self.files(&mut manifest).await?;
+            write(newest, &files, !manifest.partition_columns.is_empty(), None).await?;
+            at = newest;
+        }
+        Ok(())
     }
 }
 
@@ -274,12 +308,11 @@ pub(super) fn entry(version: u64) -> String {
 #[async_trait]
 impl TableFormat for ParquetFormat {
     async fn snapshot(&self) -> Result<Option<Snapshot>> {
-        let (hint, newest) = self.newest().await?;
-        let Some((version, json)) = newest else {
+        let newest = self.load(true).await?;
+        if newest.is_none() {
             refuse_other(&self.location, delta_log::FOLDER, "delta", "parquet").await?;
-            return Ok(None);
-        };
-        self.snapshot_of(version, &json, Some(hint)).await.map(Some)
+        }
+        Ok(newest)
     }
 
     async fn snapshot_at(&self, at: At) -> Result<Snapshot> {
@@ -302,47 +335,34 @@ impl TableFormat for ParquetFormat {
         }
     }
 
-    async fn commit(&self, base: &Option<Snapshot>, change: Change) -> Result<Commit> {
+    async fn commit(&self, base: &Option<Snapshot>, mut change: Change) -> Result<Commit> {
         if let Some(done) = precheck(base, &change)? {
             return Ok(done);
         }
-        let id = checkpoint::attempt();
-        // Refuses what cannot be written before anything is.
-        self.body(base.as_ref(), 0, &change, id)?;
-        if change.data_change && !inline(&change.checkpoint) {
-            checkpoint::write(&self.location, &change.checkpoint, id).await?;
-        }
-        let outcome = publish(self, base, &change, id).await?;
-        if let Commit::Published { version } = outcome
-            && base.as_ref().is_some_and(|base| version != base.version + 1)
-        {
-            // It stands on versions that this writer has not seen: whoever reads the table mends its pointers.
-            if let Err(e) = self.snapshot().await {
-                tracing::warn!("{}: the pointers to version {version} could not be written, the next run will: {e}", self.table());
-            }
-        } else if let Commit::Published { version } = outcome {
-            let partition_columns = match base {
-                Some(base) if !change.data_change => &base.partition_columns,
-                _ => &change.partition_columns,
-            };
-            let partitioned = !partition_columns.is_empty();
-            let mut files = match (base, &change.remove) {
-                (Some(base), Remove::Nothing | Remove::Files(_)) => base.files.to_vec(),
+        let (outcome, on) = publish(self, base, &mut change).await?;
+        if let Commit::Published { version } = outcome {
+            let mut files = match (&on, &change.remove) {
+                (Some(on), Remove::Nothing | Remove::Files(_)) => on.files.to_vec(),
                 _ => vec![],
             };
-            let gone = removed(base.as_ref(), &change);
-            let touched = match base.as_ref().map(state).transpose()? {
+            let gone = removed(on.as_ref(), &change);
+            let touched = match on.as_ref().map(state).transpose()? {
                 Some(state) if state.pointed => Some(change.add.iter().map(|f| &f.path).chain(&gone).map(|p| symlink::folder(p)).collect()),
                 _ => None,
             };
             apply(&mut files, change.add, &gone);
-            self.point(version, &files, partitioned, touched.as_ref()).await;
+            let columns = on.as_ref().filter(|_| !change.data_change).map_or(&change.partition_columns, |on| &on.partition_columns);
+            self.point(version, &files, !columns.is_empty(), touched.as_ref()).await;
         }
         Ok(outcome)
     }
 
     async fn provider(&self, snapshot: &Snapshot) -> Result<Arc<dyn TableProvider>> {
         Ok(Arc::new(scan::Files::new(self.location.clone(), snapshot)))
+    }
+
+    fn bounds(&self, snapshot: &Snapshot, column: &str) -> Result<(ArrayRef, ArrayRef)> {
+        Ok(scan::Files::new(self.location.clone(), snapshot).bounds(column)?)
     }
 
     fn name(&self) -> &'static str {
@@ -367,16 +387,28 @@ impl Log for ParquetFormat {
         entry(version)
     }
 
+    /// Pointers that are behind here are those of a writer that is about to write them; the commit to come writes all of them.
     async fn head(&self) -> Result<Option<Snapshot>> {
-        self.snapshot().await
+        self.load(false).await
     }
 
-    /// Every version of such a table is ours and carries a checkpoint: the same one where only the layout changed.
-    fn undisturbed(&self, base: &Snapshot, now: &Snapshot) -> bool {
+    async fn keep(&self, checkpoint: &Checkpoint, id: u64) -> Result<()> {
+        if inline(checkpoint) { Ok(()) } else { checkpoint::write(&self.location, checkpoint, id).await }
+    }
+
+    fn same_rules(&self, base: &Snapshot, now: &Snapshot) -> bool {
         match (state(base), state(now)) {
-            (Ok(a), Ok(b)) => a.schema == b.schema && base.partition_columns == now.partition_columns && base.checkpoint == now.checkpoint,
+            (Ok(a), Ok(b)) => a.schema == b.schema && base.partition_columns == now.partition_columns,
             _ => false,
         }
+    }
+
+    fn author(&self, entry: &[u8]) -> Option<BatchId> {
+        #[derive(Deserialize)]
+        struct Author {
+            batch: BatchId,
+        }
+        serde_json::from_slice::<Author>(entry).ok().map(|a| a.batch)
     }
 
     fn body(&self, on: Option<&Snapshot>, version: u64, change: &Change, id: u64) -> Result<Bytes> {
@@ -427,9 +459,9 @@ impl Log for ParquetFormat {
             checkpoint: match found {
                 Some((before, on)) => match before.sidecar {
                     Some(attempt) => Kept::Sidecar { sequence: on.checkpoint.sequence, attempt: Some(attempt) },
-                    None => Kept::Inline(on.checkpoint.clone()),
+                    None => Kept::Inline(Box::new(on.checkpoint.clone())),
                 },
-                None if inline(&change.checkpoint) => Kept::Inline(change.checkpoint.clone()),
+                None if inline(&change.checkpoint) => Kept::Inline(Box::new(change.checkpoint.clone())),
                 None => Kept::Sidecar { sequence: change.checkpoint.sequence, attempt: None },
             },
             full,
@@ -525,7 +557,7 @@ mod tests {
         let format = ParquetFormat::new(place.location.clone());
         suite::append(&format, 1).await;
         let path = place.location.path(&entry(1)).unwrap();
-        place.location.store.put(&path, r#"{"format":2,"all":"new"}"#.into()).await.unwrap();
+        place.location.store.put(&path, r#"{"format":99,"all":"new"}"#.into()).await.unwrap();
         let e = format.snapshot().await.unwrap_err();
         assert!(e.to_string().contains("newer Smelt"), "{e}");
     }

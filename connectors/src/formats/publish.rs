@@ -1,20 +1,23 @@
 //! The commit protocol that both formats share: create exactly the next version, or find out who did.
 //!
-//! A version is one object, created only if absent. Nothing is rebased silently: an append goes on top of another writer's
-//! version only where that writer touched neither our checkpoint nor the table's rules. A reply that got lost is found
-//! again by reading the version back.
+//! A version is one object, created only if absent. Where another writer was first, `rebase` says whether the change can go on
+//! top of what it published; if so, the merged checkpoint is written and the next version is tried, and if not, the caller
+//! gets the conflict. A reply that got lost is found again by reading the version back.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::{ObjectStore, PutMode, PutOptions};
 use smelt_engine::error::{Error, Result, chain};
-use smelt_engine::table::{Change, Commit, DataFile, Remove, Snapshot};
+use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Remove, Snapshot};
 
-use super::checkpoint::fetch;
+use super::checkpoint::{attempt, fetch};
+use super::rebase::rebase;
 use crate::stores::Location;
 
-/// How often an append steps on top of other writers before it gives the conflict to the driver.
-const ATTEMPTS: usize = 20;
+/// How often a change steps over other writers before it gives up. Each time, one of them got through.
+const ATTEMPTS: u64 = 100;
 
 /// One format's log.
 #[async_trait]
@@ -24,42 +27,97 @@ pub(super) trait Log: Send + Sync {
     fn entry(&self, version: u64) -> String;
     /// The content of version `version`, on top of `on`. Must differ between any two attempts of any two writers.
     fn body(&self, on: Option<&Snapshot>, version: u64, change: &Change, id: u64) -> Result<Bytes>;
+    /// Writes what the body of attempt `id` refers to.
+    async fn keep(&self, checkpoint: &Checkpoint, id: u64) -> Result<()>;
     /// The newest version.
     async fn head(&self) -> Result<Option<Snapshot>>;
-    /// Whether the table's rules (schema, partitioning, protocol) and our checkpoint are the same in both.
-    fn undisturbed(&self, base: &Snapshot, now: &Snapshot) -> bool;
+    /// Whether the table's rules (schema, partitioning, protocol, properties) are the same in both.
+    fn same_rules(&self, base: &Snapshot, now: &Snapshot) -> bool;
+    /// The batch that an entry says it was written by.
+    fn author(&self, entry: &[u8]) -> Option<BatchId>;
 }
 
-/// Publishes `change` on top of `base`. The checkpoint of attempt `id` must have been written.
-pub(super) async fn publish(log: &dyn Log, base: &Option<Snapshot>, change: &Change, id: u64) -> Result<Commit> {
+/// Publishes `change`, made from `base`. Returns the version that it was put on top of, too; the change's checkpoint is
+/// then the one that was published.
+pub(super) async fn publish(log: &dyn Log, base: &Option<Snapshot>, change: &mut Change) -> Result<(Commit, Option<Snapshot>)> {
+    let ours = change.checkpoint.clone();
     let mut on = base.clone();
-    for _ in 0..ATTEMPTS {
+    let (mut id, mut kept) = (attempt(), false);
+    for round in 0..ATTEMPTS {
+        if round > 1 {
+            // many at once: those that have just lost need not all come back at the same moment
+            tokio::time::sleep(Duration::from_millis(attempt() % (10 * round.min(20)))).await;
+        }
         let version = on.as_ref().map_or(0, |s| s.version + 1);
+        // Refuses what cannot be written before anything is.
         let body = log.body(on.as_ref(), version, change, id)?;
+        if !kept && change.data_change {
+            log.keep(&change.checkpoint, id).await?;
+            kept = true;
+        }
         let Err(refusal) = create(log, version, body.clone()).await else {
-            return Ok(Commit::Published { version });
+            return Ok((Commit::Published { version }, on));
         };
         // Whatever the store said: what lies there now decides.
-        match fetch(log.location(), &log.entry(version)).await {
-            Ok(Some(found)) if found == body => return Ok(Commit::Published { version }),
-            Ok(Some(_)) => {}
+        let winner = match fetch(log.location(), &log.entry(version)).await {
+            Ok(Some(found)) if found == body => return Ok((Commit::Published { version }, on)),
+            Ok(Some(found)) => found,
             Ok(None) => return Err(failed(log, version, &refusal, "nothing was published")),
             Err(_) => return Err(failed(log, version, &refusal, "whether it was published is unknown; the next run finds out")),
-        }
+        };
         let Some(now) = log.head().await? else {
             return Err(Error::bug(format!("version {version} of {} exists, but no table", log.location().display)));
         };
-        if now.checkpoint.batches.contains(&change.batch) {
-            return Ok(Commit::AlreadyPublished);
+        if now.version < version {
+            // a listing that was made while the version was
+            continue;
         }
-        match base {
+        if !change.data_change {
             // Where the rows stand does not matter to anybody: such a change goes on top of all that left its files alone.
-            Some(_) if !change.data_change && holds(&now, change) => on = Some(now),
-            Some(base) if change.data_change && matches!(change.remove, Remove::Nothing) && log.undisturbed(base, &now) => on = Some(now),
-            _ => return Ok(Commit::Conflict { with: version }),
+            if !holds(&now, change) {
+                return Ok((conflict_with(log, version, &winner, now.version).await?, on));
+            }
+            on = Some(now);
+            continue;
+        }
+        if now.checkpoint.batches.contains(&change.batch) {
+            return Ok((Commit::AlreadyPublished, on));
+        }
+        let same_rules = match base {
+            Some(base) => log.same_rules(base, &now),
+            // Both made the table: the same one, or not.
+            None => now.schema == change.schema && now.partition_columns == change.partition_columns,
+        };
+        match rebase(base.as_ref(), &now, change, &ours, same_rules) {
+            Ok(merged) => {
+                if merged != change.checkpoint {
+                    change.checkpoint = merged;
+                    (id, kept) = (attempt(), false);
+                }
+                on = Some(now);
+            }
+            Err(clash) => {
+                tracing::info!(table = log.location().display, batch = %change.batch, "version {version} was published first: {clash}");
+                return Ok((conflict_with(log, version, &winner, now.version).await?, on));
+            }
         }
     }
-    Ok(Commit::Conflict { with: on.map_or(0, |s| s.version) })
+    Err(Error::retry(
+        format!("{} is busy: other writers were first {ATTEMPTS} times; nothing was published", log.location().display),
+        "run again, with fewer writers at once",
+    ))
+}
+
+/// The conflict with whoever published `version`, whose entry is `entry`, or else the first one up to `newest` who says a batch.
+async fn conflict_with(log: &dyn Log, version: u64, entry: &[u8], newest: u64) -> Result<Commit> {
+    let mut batch = log.author(entry);
+    let mut with = version;
+    while batch.is_none() && with < newest {
+        let Some(entry) = fetch(log.location(), &log.entry(with + 1)).await? else { break };
+        with += 1;
+        batch = log.author(&entry);
+    }
+    Ok(Commit::Conflict { with: if batch.is_some() { with } else { version }, batch })
 }
 
 /// Whether `now` still has all files that the change removes.

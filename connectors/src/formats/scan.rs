@@ -110,6 +110,19 @@ impl Files {
         Ok(FileStatistics { rows: self.files.iter().map(rows).collect(), by_column })
     }
 
+    /// The least and the greatest value of a column in each file; NULL where they are not known.
+    pub fn bounds(&self, column: &str) -> Result<(ArrayRef, ArrayRef)> {
+        let field = self.schema.field_with_name(column)?;
+        let mut statistics = self.statistics_of(std::iter::once(column))?;
+        match statistics.by_column.remove(column) {
+            Some(Bounds { min: Some(min), max: Some(max), .. }) => Ok((min, max)),
+            _ => {
+                let unknown = arrow::array::new_null_array(field.data_type(), self.files.len());
+                Ok((Arc::clone(&unknown), unknown))
+            }
+        }
+    }
+
     fn partitioned_file(&self, file: &DataFile, table: &TableSchema) -> Result<PartitionedFile> {
         let meta = ObjectMeta {
             location: self.location.path(&file.path)?,

@@ -62,22 +62,26 @@ pub(super) fn from_json(json: &Value) -> Result<SchemaRef, String> {
 }
 
 /// What the table's schema becomes when `new` is written while files of `old` stay. Added columns become nullable, since the old
-/// files have no values for them. A column that is gone or has another type is [`Error::Pipeline`].
+/// files have no values for them; so do added members of structs, which readers fill by name as they fill columns, but below a map.
+/// A column that is gone or has another type is [`Error::Pipeline`].
 pub(super) fn evolve(old: &Value, mut new: Value, table: &str) -> Result<Value> {
     let mut wrong = vec![];
     let rebuild = "rebuild the table with --full-refresh, or keep the column as it was";
     for field in fields(old) {
         let name = field["name"].as_str().unwrap_or_default();
-        match find(&new, name) {
+        match find_mut(&mut new, name) {
             None => wrong.push(Complaint::at(Vec::<String>::new(), format!("column {name} of {table} would be gone")).help(rebuild)),
-            Some(now) if !same_type(&field["type"], &now["type"]) => wrong.push(
-                Complaint::at(
-                    Vec::<String>::new(),
-                    format!("column {name} of {table} is {} and would become {}", show(&field["type"]), show(&now["type"])),
-                )
-                .help(rebuild),
-            ),
-            Some(_) => {}
+            Some(now) => {
+                if !grows(&field["type"], &mut now["type"]) {
+                    wrong.push(
+                        Complaint::at(
+                            Vec::<String>::new(),
+                            format!("column {name} of {table} is {} and would become {}", show(&field["type"]), show(&now["type"])),
+                        )
+                        .help(rebuild),
+                    );
+                }
+            }
         }
     }
     if !wrong.is_empty() {
@@ -110,6 +114,31 @@ pub(super) fn fields(schema: &Value) -> &[Value] {
 
 fn find<'a>(schema: &'a Value, name: &str) -> Option<&'a Value> {
     fields(schema).iter().find(|f| f["name"] == name)
+}
+
+fn find_mut<'a>(schema: &'a mut Value, name: &str) -> Option<&'a mut Value> {
+    schema.get_mut("fields")?.as_array_mut()?.iter_mut().find(|f| f["name"] == name)
+}
+
+/// Whether a file of the type `old` can be read as `new`: they are equal, or structs in `new` have more members. Those become nullable.
+fn grows(old: &Value, new: &mut Value) -> bool {
+    match (old["type"].as_str(), new["type"].as_str()) {
+        (Some("struct"), Some("struct")) => {
+            let kept = fields(old).iter().all(|field| {
+                let name = field["name"].as_str().unwrap_or_default();
+                find_mut(new, name).is_some_and(|now| grows(&field["type"], &mut now["type"]))
+            });
+            for field in new.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
+                if find(old, field["name"].as_str().unwrap_or_default()).is_none() {
+                    field["nullable"] = json!(true);
+                }
+            }
+            // by name is how readers find members, and one that has none in common with the file is taken for a mistake
+            kept && !fields(old).is_empty()
+        }
+        (Some("array"), Some("array")) => grows(&old["elementType"], &mut new["elementType"]),
+        _ => same_type(old, new),
+    }
 }
 
 /// Types are equal where a file of one can be read as the other: inner nullability does not count.
@@ -298,6 +327,17 @@ mod tests {
         assert_eq!(new["fields"][0]["nullable"], json!(false));
         assert_eq!(new["fields"][0]["metadata"]["comment"], json!("the a"));
         assert_eq!(new["fields"][1]["nullable"], json!(true));
+        let of = |text: &str| Field::new("s", smelt_engine::types::ContractType::parse(text).unwrap().arrow(), true);
+        let nested = |text: &str| json(vec![of(text)], None);
+        let grown = evolve(&nested("list<struct<a: int64>>"), nested("list<struct<b: string, a: int64>>"), "t").unwrap();
+        assert_eq!(grown["fields"][0]["type"]["elementType"]["fields"][0]["name"], json!("b"));
+        for (old, new) in [
+            ("struct<a: int64, b: string>", "struct<a: int64>"),
+            ("struct<a: int64>", "struct<a: string, b: string>"),
+            ("map<string, struct<a: int64>>", "map<string, struct<a: int64, b: string>>"),
+        ] {
+            assert!(evolve(&nested(old), nested(new), "t").is_err(), "{old} to {new}");
+        }
         let e = evolve(&old, json(vec![ty("b", DataType::Int64, false)], None), "t").unwrap_err().to_string();
         assert!(e.contains("column a of t would be gone"), "{e}");
         let e = evolve(&old, json(vec![ty("a", DataType::Utf8View, false)], None), "t").unwrap_err().to_string();

@@ -14,9 +14,10 @@ use object_store::path::Path;
 use object_store::*;
 use parquet::arrow::ArrowWriter;
 use smelt_engine::Error;
+use smelt_engine::change::ChangeState;
 use smelt_engine::ledger::Ledger;
 use smelt_engine::session::Resources;
-use smelt_engine::table::{At, BatchId, Change, Checkpoint, Commit, DataFile, FileMark, Remove, Snapshot, TableFormat};
+use smelt_engine::table::{At, BatchId, Change, Checkpoint, Commit, DataFile, FileMark, Reads, Remove, Snapshot, TableFormat};
 
 use super::{FormatKind, detect, open, publish::Log};
 use crate::stores::{Location, Stores};
@@ -184,6 +185,7 @@ async fn append_at(at: &Location, base: &Option<Snapshot>, n: u64) -> Change {
     Change {
         add: vec![add],
         remove: Remove::Nothing,
+        reads: Reads::Nothing,
         batch,
         checkpoint,
         schema: schema(),
@@ -345,6 +347,53 @@ async fn added_columns_are_null_in_old_files_and_changed_ones_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn members_of_structs_are_added_and_null_in_old_files() {
+    use arrow::array::StructArray;
+    for (place, format) in tables() {
+        let at = &place.location;
+        // a file whose only columns are a number and a struct of the given members
+        let write = async |path: &str, members: Vec<(&str, ArrayRef)>| {
+            let fields: Vec<Field> = members.iter().map(|(n, a)| Field::new(*n, a.data_type().clone(), true)).collect();
+            let whole: ArrayRef = Arc::new(StructArray::new(fields.into(), members.into_iter().map(|(_, a)| a).collect(), None));
+            let id: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+            let batch = RecordBatch::try_from_iter_with_nullable([("id", id, true), ("u", Arc::clone(&whole), true)]).unwrap();
+            let mut bytes = vec![];
+            let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+            let file = DataFile {
+                path: path.into(),
+                partition: vec![],
+                rows: 2,
+                bytes: bytes.len() as u64,
+                stats: Some(r#"{"numRecords":2}"#.into()),
+                modified: 1,
+            };
+            at.store.put(&at.path(path).unwrap(), bytes.into()).await.unwrap();
+            let schema = Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("u", whole.data_type().clone(), true)]);
+            (file, Arc::new(schema))
+        };
+        let texts = |v: [&str; 2]| Arc::new(StringArray::from(v.to_vec())) as ArrayRef;
+        let old = write("a.parquet", vec![("name", texts(["x", "y"]))]).await;
+        let new = write("b.parquet", vec![("city", texts(["SP", "RJ"])), ("name", texts(["v", "w"]))]).await;
+        for (n, (file, schema)) in [old, new].into_iter().enumerate() {
+            let base = format.snapshot().await.unwrap();
+            let mut change = change(&place, &base, n as u64 + 1).await;
+            (change.add, change.schema, change.partition_columns) = (vec![file], schema, vec![]);
+            format.commit(&base, change).await.unwrap();
+        }
+        let now = format.snapshot().await.unwrap();
+        let f = format.as_ref();
+        assert_eq!(values(f, &now, "select u['name'] from t order by 1").await, ["v", "w", "x", "y"]);
+        assert_eq!(values(f, &now, "select count(*) from t where u['city'] is null").await, ["2"]);
+        assert_eq!(values(f, &now, "select u['name'] from t where u['city'] = 'SP'").await, ["v"]);
+        let log = super::schema_log(if f.name() == "delta" { FormatKind::Delta } else { FormatKind::Parquet }, at).await.unwrap();
+        let seen: Vec<_> = log.iter().map(|l| (l.version, l.batch.as_deref().unwrap_or_default(), l.schema.fields().len())).collect();
+        assert_eq!(seen, [(0, "batch-1", 2), (1, "batch-2", 2)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_published_once() {
     for (place, format) in tables() {
         let first = change(&place, &None, 1).await;
@@ -353,13 +402,7 @@ async fn a_batch_is_published_once() {
         assert_eq!(format.commit(&base, first.clone()).await.unwrap(), Commit::AlreadyPublished);
         // The same run twice at once: both saw no table.
         assert_eq!(format.commit(&None, first).await.unwrap(), Commit::AlreadyPublished);
-        // Another run at once: the loser is told.
-        let (a, b) = (change(&place, &base, 2).await, change(&place, &base, 3).await);
-        let (x, y) = tokio::join!(format.commit(&base, a), format.commit(&base, b));
-        let mut ends = [x.unwrap(), y.unwrap()];
-        ends.sort_by_key(|c| matches!(c, Commit::Conflict { .. }));
-        assert_eq!(ends, [Commit::Published { version: 1 }, Commit::Conflict { with: 1 }]);
-        assert_eq!(values(format.as_ref(), &format.snapshot().await.unwrap(), "select count(*) from t").await, ["10"]);
+        assert_eq!(values(format.as_ref(), &format.snapshot().await.unwrap(), "select count(*) from t").await, ["5"]);
     }
 }
 
@@ -415,6 +458,146 @@ async fn a_table_of_the_other_format_is_refused() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_step_over_each_other_and_what_they_took_in_is_merged() {
+    for (place, format) in tables() {
+        // All see no table, or the same version of it, and a checkpoint that does not fit into a manifest.
+        let mut first = change(&place, &None, 1).await;
+        let mark = FileMark { size: 1, modified: 1, etag: Some("e".into()) };
+        first.checkpoint.files.insert("big".into(), (0..500).map(|i| (format!("f{i:05}"), mark.clone())).collect());
+        let (second, third) = (change(&place, &None, 2).await, change(&place, &None, 3).await);
+        for (n, one) in [first, second, third].into_iter().enumerate() {
+            assert_eq!(format.commit(&None, one).await.unwrap(), Commit::Published { version: n as u64 });
+        }
+        let base = format.snapshot().await.unwrap();
+        let mut changes = vec![];
+        for n in 4..=15 {
+            changes.push(change(&place, &base, n).await);
+        }
+        let ends = futures::future::join_all(changes.into_iter().map(|change| format.commit(&base, change))).await;
+        let mut versions: Vec<u64> = ends
+            .into_iter()
+            .map(|end| match end.unwrap() {
+                Commit::Published { version } => version,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        versions.sort_unstable();
+        assert_eq!(versions, (3..15).collect::<Vec<_>>());
+        let now = format.snapshot().await.unwrap();
+        let checkpoint = &now.as_ref().unwrap().checkpoint;
+        let mut batches: Vec<&str> = checkpoint.batches.iter().map(|b| b.0.as_str()).collect();
+        batches.sort_unstable();
+        batches.dedup();
+        assert_eq!((checkpoint.sequence, batches.len(), checkpoint.batches.len()), (15, 15, 15));
+        assert_eq!((checkpoint.files["orders"].len(), checkpoint.files["big"].len()), (15, 500));
+        assert_eq!(values(format.as_ref(), &now, "select count(*) from t").await, ["75"]);
+        assert_eq!(values(format.as_ref(), &now, "select count(distinct id) from t").await, ["75"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_input_is_taken_in_by_one_of_two_and_the_other_is_told_by_whom() {
+    for (place, format) in tables() {
+        format.commit(&None, change(&place, &None, 1).await).await.unwrap();
+        let base = format.snapshot().await.unwrap();
+        let (winner, mut loser) = (change(&place, &base, 2).await, change(&place, &base, 3).await);
+        loser.checkpoint.files = winner.checkpoint.files.clone();
+        format.commit(&base, winner.clone()).await.unwrap();
+        let expected = Commit::Conflict { with: 1, batch: Some(winner.batch) };
+        assert_eq!(format.commit(&base, loser.clone()).await.unwrap(), expected);
+        assert_eq!(values(format.as_ref(), &format.snapshot().await.unwrap(), "select count(*) from t").await, ["10"]);
+        // The same where there was no table.
+        let mut loser = change(&place, &None, 4).await;
+        loser.checkpoint.files = winner.checkpoint.files;
+        assert!(matches!(format.commit(&None, loser).await.unwrap(), Commit::Conflict { .. }));
+    }
+}
+
+/// One change against another that was published first, in every combination of what they do.
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_to_other_partitions_and_untouched_files_do_not_conflict() {
+    // What the second does, and whether it steps over: an append to its partition, an append to another, a rewrite of its file, a
+    // rewrite of another, a replacement.
+    let rules = [
+        ("append", [true, true, true, true, true]),
+        ("compact", [true, true, false, true, false]),
+        ("partition", [false, true, false, true, false]),
+        ("merge", [false, false, false, false, false]),
+        ("replace", [false, false, false, false, false]),
+    ];
+    for (ours, steps_over) in rules {
+        for (theirs, expected) in steps_over.into_iter().enumerate() {
+            for (place, format) in tables() {
+                for n in 1..=2 {
+                    let base = format.snapshot().await.unwrap();
+                    format.commit(&base, change(&place, &base, n).await).await.unwrap();
+                }
+                let base = format.snapshot().await.unwrap();
+                let files = Arc::clone(&base.as_ref().unwrap().files);
+                let (mine, other) = (files[0].clone(), files[1].clone());
+                // Change 6 falls into the partition of `mine`, change 7 into that of `other`.
+                let mut first = change(&place, &base, if [0, 2].contains(&theirs) { 6 } else { 7 }).await;
+                match theirs {
+                    2 => first.remove = Remove::Files(vec![mine.clone()]),
+                    3 => first.remove = Remove::Files(vec![other]),
+                    4 => first.remove = Remove::Everything,
+                    _ => {}
+                }
+                let mut second = change(&place, &base, 11).await;
+                (second.reads, second.remove) = match ours {
+                    "append" => (Reads::Nothing, Remove::Nothing),
+                    "compact" => (Reads::Files, Remove::Files(vec![mine.clone()])),
+                    "partition" => (Reads::Partitions([mine.partition.clone()].into()), Remove::Files(vec![mine.clone()])),
+                    "merge" => (Reads::Everything, Remove::Files(vec![mine.clone()])),
+                    _ => (Reads::Everything, Remove::Everything),
+                };
+                assert_eq!(format.commit(&base, first.clone()).await.unwrap(), Commit::Published { version: 2 });
+                let end = format.commit(&base, second.clone()).await.unwrap();
+                let wanted = if expected {
+                    Commit::Published { version: 3 }
+                } else {
+                    Commit::Conflict { with: 2, batch: Some(first.batch.clone()) }
+                };
+                assert_eq!(end, wanted, "{ours} over {theirs} in {}", format.name());
+                let now = format.snapshot().await.unwrap().unwrap();
+                let holds = |file: &DataFile| now.files.iter().any(|f| f.path == file.path);
+                assert!(holds(&first.add[0]), "{ours} over {theirs}");
+                assert_eq!(holds(&second.add[0]), expected, "{ours} over {theirs}");
+                assert_eq!(now.checkpoint.files["orders"].len(), if expected { 4 } else { 3 }, "{ours} over {theirs}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_schema_is_a_conflict_and_a_lost_reply_on_the_way_is_none() {
+    for (place, format) in tables() {
+        format.commit(&None, change(&place, &None, 1).await).await.unwrap();
+        let base = format.snapshot().await.unwrap();
+        let mut wider = change(&place, &base, 2).await;
+        let mut fields = schema().fields().to_vec();
+        fields.push(Arc::new(Field::new("extra", DataType::Utf8View, true)));
+        wider.schema = Arc::new(Schema::new(fields));
+        let widened = wider.batch.clone();
+        format.commit(&base, wider).await.unwrap();
+        let end = format.commit(&base, change(&place, &base, 3).await).await.unwrap();
+        assert_eq!(end, Commit::Conflict { with: 1, batch: Some(widened) });
+        let end = format.commit(&None, change(&place, &None, 4).await).await.unwrap();
+        assert!(matches!(end, Commit::Conflict { with: 0, .. }), "the table is not the one that would be made: {end:?}");
+
+        let base = format.snapshot().await.unwrap();
+        let schema = Arc::clone(&base.as_ref().unwrap().schema);
+        let (mut one, mut two) = (change(&place, &base, 5).await, change(&place, &base, 6).await);
+        (one.schema, two.schema) = (Arc::clone(&schema), schema);
+        format.commit(&base, one).await.unwrap();
+        // Whatever the store says of the first put, what lies there decides: the other's version, and the next one is free.
+        place.fault.lose.store(true, Ordering::SeqCst);
+        assert_eq!(format.commit(&base, two).await.unwrap(), Commit::Published { version: 3 });
+        assert_eq!(format.snapshot().await.unwrap().unwrap().checkpoint.batches.len(), 4);
+    }
+}
+
 /// The rows of `old`, which start at `first`, in another file; otherwise nothing.
 async fn compaction(place: &Place, base: &Option<Snapshot>, old: &DataFile, first: i64, n: u64) -> Change {
     let add = file(&place.location, &format!("data/{n:08}-compact"), old.partition[0].1.as_deref(), first).await;
@@ -446,7 +629,7 @@ async fn a_new_layout_steps_over_other_writers_and_they_over_it() {
         }
         let files = base.as_ref().unwrap().files.clone();
         let appended = change(&place, &base, 3).await;
-        let late = change(&place, &base, 4).await;
+        let mut late = change(&place, &base, 4).await;
         let first = compaction(&place, &base, &files[0], 10, 5).await;
         let lost = compaction(&place, &base, &files[0], 10, 6).await;
         let second = compaction(&place, &base, &files[1], 20, 7).await;
@@ -456,7 +639,8 @@ async fn a_new_layout_steps_over_other_writers_and_they_over_it() {
         // Another compaction that did not see the append, and one whose file is gone.
         assert_eq!(format.commit(&base, second).await.unwrap(), Commit::Published { version: 4 });
         assert!(matches!(format.commit(&base, lost).await.unwrap(), Commit::Conflict { .. }));
-        // Two appends still exclude each other.
+        // What read the whole table did not read the one that is there now.
+        late.reads = Reads::Everything;
         assert!(matches!(format.commit(&base, late).await.unwrap(), Commit::Conflict { .. }));
         let now = format.snapshot().await.unwrap();
         let snapshot = now.as_ref().unwrap();
@@ -585,7 +769,7 @@ async fn garbage_is_what_no_version_within_the_retention_needs() {
             if n > 1 {
                 change.remove = Remove::Everything;
             }
-            change.checkpoint.state.files = vec![state(&format!("s{n}"))];
+            change.checkpoint.state = Some(ChangeState { files: vec![state(&format!("s{n}"))], ..ChangeState::default() });
             place.location.store.put(&place.location.path(&state(&format!("s{n}")).path).unwrap(), "x".into()).await.unwrap();
             added.push(change.add[0].path.clone());
             format.commit(&base, change).await.unwrap();

@@ -15,7 +15,7 @@ use datafusion::catalog::TableProvider;
 use hashbrown::HashMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use smelt_engine::contract::{Column, Contract, OnMissingColumn, OnNewColumn, hidden};
+use smelt_engine::contract::{Column, Contract, OnMissingColumn, OnNewColumn, absent_bits, hidden};
 use smelt_engine::error::{Complaint, Error, Result};
 use smelt_engine::ledger::Ledger;
 use smelt_engine::types::ContractType;
@@ -25,8 +25,9 @@ use super::bytes::TextReader;
 use super::chunk::{Chunker, Piece};
 use super::csv_decode::CsvDecoder;
 use super::csv_split::CsvSplitter;
+use super::feed::RowFeed;
 use super::scan::{Records, text_table};
-use super::{Compression, Encoding, Paths, SourceFile, raw_schema, yes};
+use super::{Compression, Encoding, Paths, SourceFile, former, raw_schema, yes};
 
 /// Delimited text files. Columns are matched to the contract by the names in each file's header, in any order.
 ///
@@ -38,9 +39,9 @@ use super::{Compression, Encoding, Paths, SourceFile, raw_schema, yes};
 pub struct CsvSpec {
     /// A file, a folder, a glob (`data/**/*.csv.gz`), or a list of them.
     pub path: Paths,
-    /// The first line names the columns. `false`: the contract's columns, in order.
-    #[serde(default = "yes")]
-    pub header: bool,
+    /// The first line names the columns. `false`: the contract's columns, in order. True when absent, but false with `feed: dms`.
+    #[serde(default)]
+    pub header: Option<bool>,
     /// What separates fields: one character such as `;`, `"\t"` for a tab, or several such as `||`.
     #[serde(default = "comma")]
     pub delimiter: String,
@@ -74,6 +75,9 @@ pub struct CsvSpec {
     /// Takes `key=value` folders as columns, where the contract names them.
     #[serde(default = "yes")]
     pub hive_partitions: bool,
+    /// The files are those of a change feed: `dms`. Every row has a column `op`, which is `I` in files without one.
+    #[serde(default)]
+    pub feed: Option<RowFeed>,
 }
 
 /// The bytes that structure a file. `quote` and `escape` are absent where there is none.
@@ -100,6 +104,8 @@ pub(crate) struct Layout {
     pub rescue: Vec<(usize, String)>,
     /// Columns of the raw schema with one value for the whole file.
     pub constants: Vec<(usize, Option<String>)>,
+    /// `_absent` of the file's rows.
+    pub absent: Option<Vec<u8>>,
     /// Offset of the first byte after the header in the decoded text.
     pub data: u64,
     pub newline: u8,
@@ -170,11 +176,16 @@ impl CsvSpec {
             quote,
             escape: self.escape.as_deref().and_then(byte).filter(|e| Some(*e) != quote && quote.is_some()),
             comment: self.comment.as_deref().and_then(byte),
-            header: self.header,
+            header: self.header(),
             skip_lines: self.skip_lines,
             limit: 64 << 20,
             block: super::chunk::BLOCK,
         }
+    }
+
+    /// Whether files begin with the columns' names. DMS writes none unless it is told to.
+    pub(crate) fn header(&self) -> bool {
+        self.header.unwrap_or(self.feed.is_none())
     }
 
     fn records(&self, files: Arc<Vec<SourceFile>>, contract: &Contract) -> Arc<CsvRecords> {
@@ -201,7 +212,7 @@ pub(super) fn open(spec: &CsvSpec, files: Vec<SourceFile>, contract: &Contract, 
 
 /// The names in the header of `file`; `None` where there are none.
 pub(super) async fn header(spec: &CsvSpec, file: &SourceFile) -> Result<Option<Vec<String>>> {
-    if !spec.header {
+    if !spec.header() {
         return Ok(None);
     }
     first_record(spec, file).await
@@ -227,7 +238,7 @@ pub(super) async fn sample(spec: &CsvSpec, files: &[SourceFile], rows: usize, co
     if columns.is_none() {
         for file in &chosen {
             let Some(record) = first_record(spec, file).await? else { continue };
-            if spec.header {
+            if spec.header() {
                 let new: Vec<String> = record.into_iter().filter(|n| !names.iter().any(|o| o.eq_ignore_ascii_case(n))).collect();
                 names.extend(new);
             } else {
@@ -290,8 +301,31 @@ impl Records for Shared {
 }
 
 impl CsvRecords {
-    /// Matches a file's header (or, without one, the contract's own columns) to the contract.
-    pub(crate) fn layout(&self, file: usize, header: Option<&[String]>, data: u64, newline: u8, ledger: Option<&Ledger>) -> Result<Layout> {
+    /// Of a change feed: the column that holds the operation, and what a file without it means.
+    fn op(&self) -> Option<(usize, Option<&'static str>)> {
+        let changes = self.contract.changes.as_ref()?;
+        Some((self.contract.columns.iter().position(|c| c.name == changes.op)?, changes.default))
+    }
+
+    /// Of a change feed without a header: how many fields a record of the file has besides the operation.
+    pub(crate) fn fields_of_change(&self, file: usize) -> Option<usize> {
+        let (op, _) = self.op().filter(|_| !self.dialect.header)?;
+        let source = self.files.get(file)?;
+        let given = |(i, c): &(usize, &Column)| *i == op || source.partitions.iter().any(|(key, _)| *key == c.name);
+        Some(self.contract.columns.iter().enumerate().filter(|c| !given(c)).count())
+    }
+
+    /// Matches a file's header (or, without one, the contract's own columns) to the contract. `op_first`: without a header, the
+    /// first field is the operation of a change feed.
+    pub(crate) fn layout(
+        &self,
+        file: usize,
+        header: Option<&[String]>,
+        op_first: bool,
+        data: u64,
+        newline: u8,
+        ledger: Option<&Ledger>,
+    ) -> Result<Layout> {
         let source = self.files.get(file).ok_or_else(|| Error::bug("a file number out of range"))?;
         let columns = &self.contract.columns;
         let mut constants: Vec<(usize, Option<String>)> = vec![];
@@ -302,8 +336,16 @@ impl CsvRecords {
         }
         let is_constant = |i: usize| constants.iter().any(|(c, _)| *c == i);
         let Some(header) = header else {
-            let columns = (0..columns.len()).filter(|i| !is_constant(*i)).collect();
-            return Ok(Layout { columns, rescue: vec![], constants, data, newline });
+            let mut fields: Vec<usize> = (0..columns.len()).filter(|i| !is_constant(*i)).collect();
+            if let Some((op, default)) = self.op() {
+                fields.retain(|i| *i != op);
+                if op_first {
+                    fields.insert(0, op);
+                } else {
+                    constants.push((op, default.map(Into::into)));
+                }
+            }
+            return Ok(Layout { columns: fields, rescue: vec![], constants, absent: None, data, newline });
         };
         let mut exact: HashMap<&str, usize> = HashMap::new();
         for (position, name) in header.iter().enumerate() {
@@ -321,7 +363,8 @@ impl CsvRecords {
         }
         let mut fields = vec![NOWHERE; header.len()];
         let mut taken = vec![false; header.len()];
-        let mut missing = vec![];
+        let (mut missing, mut absent) = (vec![], vec![]);
+        let mut no_op = None;
         for (i, column) in columns.iter().enumerate() {
             let wanted = column.path.as_deref().unwrap_or(&column.name).trim();
             let position = match exact.get(wanted) {
@@ -343,6 +386,9 @@ impl CsvRecords {
                     alike.first().copied()
                 }
             };
+            // a file from before the column was renamed
+            let position =
+                position.or_else(|| former(&self.contract, column).find_map(|old| exact.get(old).copied().filter(|p| !taken[*p])));
             match position {
                 Some(position) => {
                     taken[position] = true;
@@ -352,7 +398,13 @@ impl CsvRecords {
                     }
                 }
                 None if is_constant(i) => {}
-                None => missing.push(column.name.as_str()),
+                None => match self.op().filter(|(op, _)| *op == i) {
+                    Some((_, Some(default))) => no_op = Some((i, Some(default.to_owned()))),
+                    _ => {
+                        missing.push(column.name.as_str());
+                        absent.push(i);
+                    }
+                },
             }
         }
         if let Some(name) = missing.first() {
@@ -389,7 +441,9 @@ impl CsvRecords {
                 }
             }
         }
-        Ok(Layout { columns: fields, rescue, constants, data, newline })
+        constants.extend(no_op);
+        let absent = if self.contract.absent { absent_bits(absent) } else { None };
+        Ok(Layout { columns: fields, rescue, constants, absent, data, newline })
     }
 
     fn lacks(&self, file: &SourceFile, missing: &[&str], header: &[String]) -> Error {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, StringViewArray, StringViewBuilder, new_null_array};
+use arrow::array::{Array, ArrayRef, BinaryViewArray, Int64Array, StringViewArray, StringViewBuilder, new_null_array};
 use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -424,6 +424,7 @@ impl Made<'_> {
                 self.of_bad(|bad| String::from_utf8_lossy(&self.text[bad.raw.0..bad.raw.1]).into_owned()).unwrap_or_else(nothing)
             }
             hidden::RESCUED if !self.rescued.is_empty() => self.rescue()?,
+            hidden::ABSENT => Arc::new(BinaryViewArray::from_iter(std::iter::repeat_n(self.layout.absent.as_deref(), self.count))),
             _ => match self.layout.constants.iter().find(|(c, _)| *c == column) {
                 Some((_, Some(value))) => repeated(value, self.count),
                 _ => nothing(),

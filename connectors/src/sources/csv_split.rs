@@ -40,7 +40,9 @@ impl Splitter for CsvSplitter {
             }
             let header = record.filter(|_| self.records.dialect.header);
             let newline = self.newline.unwrap_or(b'\n');
-            let layout = self.records.layout(self.file, header.as_deref(), from as u64, newline, self.ledger.as_deref())?;
+            let fields = self.records.fields_of_change(self.file);
+            let op_first = fields.is_some_and(|fields| self.op_first(newline, &buf[from..], eof, fields));
+            let layout = self.records.layout(self.file, header.as_deref(), op_first, from as u64, newline, self.ledger.as_deref())?;
             // A plan that runs again finds the same.
             let _ = self.records.layouts[self.file].set(layout);
             self.started = true;
@@ -104,6 +106,38 @@ impl CsvSplitter {
                 }
             };
         }
+    }
+
+    /// Whether the records of a change feed have a field before the `fields` of the contract. The first few decide together, since one
+    /// may be broken. Where none has as many, those that all begin with an operation do, so that nothing is shifted by a column.
+    fn op_first(&self, newline: u8, buf: &[u8], eof: bool, fields: usize) -> bool {
+        const LOOKED_AT: usize = 100;
+        let dialect = &self.records.dialect;
+        let (mut seen, mut with, mut without, mut named) = (0, 0, 0, 0);
+        let mut at = 0;
+        while seen < LOOKED_AT {
+            let Some(rest) = buf.get(at..).filter(|rest| !rest.is_empty()) else { break };
+            let line = memchr(newline, rest).map_or(rest.len(), |n| n + 1);
+            let blank = matches!(&rest[..line], b"\n" | b"\r\n" | b"\r");
+            if blank || dialect.comment.is_some() && rest.first().copied() == dialect.comment {
+                at += line;
+                continue;
+            }
+            match first_record(dialect, newline, rest, eof) {
+                Head::More => break,
+                // Costs its first physical line.
+                Head::Bad => at += line,
+                Head::Record { end, fields: found } => {
+                    at += end;
+                    with += usize::from(found.len() == fields + 1);
+                    without += usize::from(found.len() == fields);
+                    named += usize::from(found.first().is_some_and(|op| matches!(op.as_str(), "I" | "U" | "D")));
+                }
+            }
+            seen += 1;
+        }
+        let full_load = self.path().rsplit('/').next().is_some_and(|name| name.starts_with("LOAD"));
+        with > without || named == seen && seen > 0 && !full_load
     }
 
     fn path(&self) -> &str {

@@ -11,6 +11,7 @@ use smelt_engine::contract::{Column, hidden};
 
 use self::evidence::Evidence;
 use self::shape::{Shape, each_record};
+use super::json::envelope::{Message, locate};
 use super::json::{JsonOptions, Step, parse_path};
 
 /// A contract for columns of text: the narrowest of boolean, int64, decimal, double, date, timestamp and string that holds
@@ -34,7 +35,18 @@ pub fn infer_text(batch: &RecordBatch) -> Vec<Column> {
 /// sometimes a scalar and sometimes not is json.
 pub fn infer_json(sample: &[u8], options: &JsonOptions) -> Vec<Column> {
     let mut root = Shape::default();
-    each_record(sample, |scan| root.observe(scan));
+    each_record(sample, |scan| {
+        if !options.debezium {
+            root.observe(scan);
+        } else if let Ok(Message::Envelope { image: Some(image), .. } | Message::Flat { at: image, .. }) = locate(scan) {
+            scan.pos = image;
+            root.observe(scan);
+        }
+    });
+    if options.debezium {
+        // What a flattened row has of the envelope.
+        root.fields.retain(|(name, _)| !name.starts_with("__"));
+    }
     let mut columns = vec![];
     let explode = options.explode.as_deref().and_then(|path| parse_path(path).ok());
     let element = explode.as_ref().and_then(|steps| root.take_element(steps));
@@ -272,10 +284,10 @@ not json
         let nested =
             |ty: &ContractType| matches!(ty, ContractType::Struct(_) | ContractType::List(_) | ContractType::Map(..) | ContractType::Json);
         for (flatten, explode) in [(false, None), (true, None), (true, Some("pts")), (false, Some("tags"))] {
-            let options = JsonOptions { flatten, explode: explode.map(Into::into), rescue: true };
+            let options = JsonOptions { flatten, explode: explode.map(Into::into), rescue: true, ..Default::default() };
             let columns = infer_json(CLICKS.as_bytes(), &options);
             let kind = |c: &Column| if nested(&c.ty) { JsonKind::Json } else { JsonKind::Scalar };
-            let wanted = columns.iter().map(|c| JsonColumn { name: c.name.clone(), path: c.path.clone(), kind: kind(c) }).collect();
+            let wanted = columns.iter().map(|c| JsonColumn { path: c.path.clone(), ..JsonColumn::new(&c.name, kind(c)) }).collect();
             let decoder = JsonDecoder::new(wanted, options, Arc::new(vec!["x".into()]), vec![]).unwrap();
             let block = Block { file: 0, bytes: CLICKS.into(), first_line: 1, offset: 0, last: true };
             let batch = decoder.decode(block).unwrap().remove(0);

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::TableProvider;
 use parking_lot::Mutex;
-use smelt_engine::contract::{Column, Contract, OnNewColumn};
+use smelt_engine::contract::{Column, Contract, OnMissingColumn, OnNewColumn};
 use smelt_engine::error::{Error, Result};
 use smelt_engine::ledger::Ledger;
 use smelt_engine::types::ContractType;
@@ -18,7 +18,7 @@ use super::bytes::{Fill, TextReader};
 use super::infer::infer_json;
 use super::json::{JsonColumn, JsonDecoder, JsonKind, JsonOptions, Layout, detect};
 use super::scan::{Records, text_table};
-use super::{JsonSpec, SourceFile, raw_schema};
+use super::{JsonSpec, MessageFeed, SourceFile, former, raw_schema};
 
 /// Bytes of each file that inference looks at, and the number of files.
 const SAMPLE: usize = 4 << 20;
@@ -32,6 +32,7 @@ pub(super) fn open(spec: &JsonSpec, files: Vec<SourceFile>, contract: &Contract,
         .map(|c| JsonColumn {
             name: c.name.clone(),
             path: c.path.clone(),
+            was: former(contract, c).map(str::to_owned).collect(),
             kind: match c.ty {
                 ContractType::Struct(_) | ContractType::List(_) | ContractType::Map(..) | ContractType::Json => JsonKind::Json,
                 _ => JsonKind::Scalar,
@@ -41,12 +42,20 @@ pub(super) fn open(spec: &JsonSpec, files: Vec<SourceFile>, contract: &Contract,
     let shown = Arc::new(files.iter().map(|f| f.path.clone()).collect());
     let partitions = files.iter().map(|f| f.partitions.clone()).collect();
     let decoder = Arc::new(JsonDecoder::new(columns, options(spec, contract), shown, partitions)?);
-    let records = JsonRecords { decoder, on_new: contract.on_new_column, told: Arc::default(), ledger: Arc::default() };
+    let debezium = spec.feed == Some(MessageFeed::Debezium);
+    let records = JsonRecords { decoder, debezium, on_new: contract.on_new_column, told: Arc::default(), ledger: Arc::default() };
     Ok(text_table(Arc::new(files), raw_schema(contract), spec.compression, spec.encoding, Arc::new(records), threads))
 }
 
 fn options(spec: &JsonSpec, contract: &Contract) -> JsonOptions {
-    JsonOptions { flatten: spec.flatten, explode: spec.explode.clone(), rescue: contract.on_new_column == OnNewColumn::Rescue }
+    JsonOptions {
+        flatten: spec.flatten,
+        explode: spec.explode.clone(),
+        rescue: contract.on_new_column == OnNewColumn::Rescue,
+        debezium: spec.feed == Some(MessageFeed::Debezium),
+        absent: contract.absent,
+        lacking: contract.on_missing_column == OnMissingColumn::Ignore,
+    }
 }
 
 /// What the records of the files' starts look like.
@@ -81,7 +90,10 @@ pub(super) async fn new_columns(spec: &JsonSpec, files: &[SourceFile], contract:
         let place = found.path.as_deref().unwrap_or(&found.name);
         contract.columns.iter().any(|c| {
             let taken = c.path.as_deref().unwrap_or(&c.name);
-            c.name == found.name || taken == place || taken.strip_prefix(place).is_some_and(|rest| rest.starts_with(['.', '[']))
+            c.name == found.name
+                || c.was.iter().any(|w| w == place)
+                || taken == place
+                || taken.strip_prefix(place).is_some_and(|rest| rest.starts_with(['.', '[']))
         })
     };
     let mut found = infer(spec, files).await?;
@@ -96,9 +108,46 @@ pub(super) async fn new_columns(spec: &JsonSpec, files: &[SourceFile], contract:
     Ok(found)
 }
 
+/// Struct columns of the contract, or lists of structs, in which the sample has members that the contract does not name, with
+/// the type that has them too: scalars as string, the rest as json.
+pub(super) async fn new_members(spec: &JsonSpec, files: &[SourceFile], contract: &Contract) -> Result<Vec<(String, ContractType)>> {
+    let nested = |c: &&Column| matches!(c.ty, ContractType::Struct(_) | ContractType::List(_));
+    if !contract.columns.iter().any(|c| nested(&c)) {
+        return Ok(vec![]);
+    }
+    let found = infer(spec, files).await?;
+    let place = |c: &Column| c.path.clone().unwrap_or_else(|| c.name.clone());
+    let grown = contract.columns.iter().filter(nested).filter_map(|column| {
+        let sampled = found.iter().find(|f| place(f) == place(column))?;
+        let ty = grown(&column.ty, &sampled.ty);
+        (ty != column.ty).then(|| (column.name.clone(), ty))
+    });
+    Ok(grown.collect())
+}
+
+fn grown(known: &ContractType, sampled: &ContractType) -> ContractType {
+    match (known, sampled) {
+        (ContractType::Struct(fields), ContractType::Struct(found)) => {
+            let of = |fields: &[(String, ContractType)], name: &str| fields.iter().find(|(n, _)| n == name).map(|(_, ty)| ty.clone());
+            let kept = fields.iter().map(|(n, ty)| (n.clone(), of(found, n).map_or_else(|| ty.clone(), |f| grown(ty, &f))));
+            let new = found.iter().filter(|(n, _)| fields.iter().all(|(known, _)| !known.eq_ignore_ascii_case(n))).map(|(n, ty)| {
+                let plain = match ty {
+                    ContractType::Struct(_) | ContractType::List(_) | ContractType::Map(..) | ContractType::Json => ContractType::Json,
+                    _ => ContractType::String,
+                };
+                (n.clone(), plain)
+            });
+            ContractType::Struct(kept.chain(new).collect())
+        }
+        (ContractType::List(item), ContractType::List(found)) => ContractType::List(Box::new(grown(item, found))),
+        _ => known.clone(),
+    }
+}
+
 #[derive(Debug)]
 struct JsonRecords {
     decoder: Arc<JsonDecoder>,
+    debezium: bool,
     on_new: OnNewColumn,
     /// Keys that the report names already.
     told: Arc<Mutex<BTreeSet<String>>>,
@@ -116,6 +165,7 @@ impl Records for JsonRecords {
         Arc::new(Projected {
             decoder: Arc::clone(&self.decoder),
             projection: (!all).then(|| projection.to_vec()),
+            debezium: self.debezium,
             on_new: self.on_new,
             told: Arc::clone(&self.told),
             ledger: Arc::clone(&self.ledger),
@@ -126,6 +176,7 @@ impl Records for JsonRecords {
 struct Projected {
     decoder: Arc<JsonDecoder>,
     projection: Option<Vec<usize>>,
+    debezium: bool,
     on_new: OnNewColumn,
     told: Arc<Mutex<BTreeSet<String>>>,
     ledger: Arc<OnceLock<Arc<Ledger>>>,
@@ -134,6 +185,10 @@ struct Projected {
 impl Decoder for Projected {
     fn decode(&self, block: Block) -> Result<Vec<RecordBatch>> {
         let batches = self.decoder.decode(block)?;
+        let tombstones = self.decoder.take_tombstones();
+        if let Some(ledger) = self.ledger.get().filter(|_| tombstones > 0) {
+            ledger.warn("tombstones (messages that are null) stand for no row and were left out", tombstones as usize);
+        }
         if self.on_new != OnNewColumn::Rescue {
             self.unknown()?;
         }
@@ -148,6 +203,10 @@ impl Projected {
     /// Says, or refuses, what the contract does not name.
     fn unknown(&self) -> Result<()> {
         for key in self.decoder.unknown_keys() {
+            // What a flattened row has of the envelope.
+            if self.debezium && key.starts_with("__") {
+                continue;
+            }
             if self.told.lock().insert(key.clone()) {
                 if self.on_new == OnNewColumn::Fail {
                     return Err(Error::data(
@@ -161,5 +220,24 @@ impl Projected {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn structs_gain_what_the_sample_has() {
+        let ty = |text: &str| ContractType::parse(text).unwrap();
+        let cases = [
+            ("struct<id: int64>", "struct<id: double, city: string, at: struct<x: int64>>", "struct<id: int64, city: string, at: json>"),
+            ("list<struct<a: date>>", "list<struct<a: string, n: int64>>", "list<struct<a: date, n: string>>"),
+            ("struct<id: int64>", "string", "struct<id: int64>"),
+            ("list<int64>", "list<struct<a: int64>>", "list<int64>"),
+        ];
+        for (known, sampled, wanted) in cases {
+            assert_eq!(grown(&ty(known), &ty(sampled)), ty(wanted), "{known} and {sampled}");
+        }
     }
 }

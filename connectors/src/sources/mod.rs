@@ -10,6 +10,7 @@ pub mod csv;
 mod csv_decode;
 mod csv_scan;
 mod csv_split;
+pub mod feed;
 pub mod infer;
 pub mod json;
 mod json_source;
@@ -27,10 +28,11 @@ use datafusion::catalog::TableProvider;
 use schemars::{JsonSchema, Schema as JsonSchemaValue, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, de};
 use smelt_engine::contract::{Column, Contract, OnNewColumn, hidden};
-use smelt_engine::error::{Complaint, Result};
+use smelt_engine::error::{Complaint, Error, Result};
 use smelt_engine::types::ContractType;
 
 pub use csv::CsvSpec;
+pub use feed::{MessageFeed, RowFeed};
 pub use listing::{Base, Listing, Locate, SourceFile, list};
 pub use parquet::ParquetSpec;
 
@@ -64,6 +66,10 @@ pub struct JsonSpec {
     /// A list inside the record that becomes one row per element, e.g. `items`.
     #[serde(default)]
     pub explode: Option<String>,
+    /// The records are the messages of a change feed: `debezium`. Rows are the images after the change (of deletes: before it),
+    /// with the columns `op` and `ts_ms`; paths that begin with `$.` are of the envelope.
+    #[serde(default)]
+    pub feed: Option<MessageFeed>,
     /// Leaves files alone that were modified more recently than this, e.g. `30s`, `5m`, `1h`.
     #[serde(default)]
     pub min_age: Option<String>,
@@ -157,6 +163,15 @@ impl SourceSpec {
         if let SourceSpec::Csv(csv) = self {
             complaints.extend(csv.validate().into_iter().map(|c| c.under(["csv"])));
         }
+        if let SourceSpec::Json(json) = self
+            && json.feed.is_some()
+            && json.explode.is_some()
+        {
+            complaints.push(
+                Complaint::at(["json", "explode"], "a message of a change feed is one row; `explode` would make several")
+                    .help("take it out, and make rows of a list by `unnest` in a sql step"),
+            );
+        }
         complaints
     }
 
@@ -206,9 +221,17 @@ pub async fn open(spec: &SourceSpec, files: Vec<SourceFile>, contract: &Contract
 /// A contract for files whose columns are not declared, from up to `rows` records of the files' starts.
 pub async fn infer(spec: &SourceSpec, files: &[SourceFile], rows: usize) -> Result<Vec<Column>> {
     match spec {
-        SourceSpec::Csv(csv) => Ok(infer::infer_text(&csv::sample(csv, files, rows, None).await?)),
+        SourceSpec::Csv(csv) if csv.feed.is_some() && !csv.header() => Err(Error::pipeline(
+            Complaint::at(["columns"], "the columns are not declared, and files of DMS without a header do not name them")
+                .help("declare `columns:`, or set `header: true` where DMS writes the names (AddColumnName)"),
+        )),
+        SourceSpec::Csv(csv) => {
+            let mut columns = infer::infer_text(&csv::sample(csv, files, rows, None).await?);
+            columns.retain(|c| csv.feed.is_none() || !feed::is_dms_op(c));
+            Ok(columns)
+        }
         SourceSpec::Json(json) => json_source::infer(json, files).await,
-        SourceSpec::Parquet(_) => {
+        SourceSpec::Parquet(parquet) => {
             let mut columns: Vec<Column> = vec![];
             for file in files {
                 for field in parquet::schema(file).await?.fields() {
@@ -217,6 +240,7 @@ pub async fn infer(spec: &SourceSpec, files: &[SourceFile], rows: usize) -> Resu
                     }
                 }
             }
+            columns.retain(|c| parquet.feed.is_none() || !feed::is_dms_op(c));
             Ok(columns)
         }
     }
@@ -227,7 +251,9 @@ pub async fn new_columns(spec: &SourceSpec, files: &[SourceFile], contract: &Con
     let mut new: Vec<Column> = vec![];
     let mut found = |column: Column| {
         let same = |c: &Column| {
-            c.path.as_deref().unwrap_or(&c.name).eq_ignore_ascii_case(&column.name) || c.name.eq_ignore_ascii_case(&column.name)
+            c.path.as_deref().unwrap_or(&c.name).eq_ignore_ascii_case(&column.name)
+                || c.name.eq_ignore_ascii_case(&column.name)
+                || c.was.iter().any(|w| w.eq_ignore_ascii_case(&column.name))
         };
         if !contract.columns.iter().any(same) && !new.iter().any(same) {
             new.push(column);
@@ -253,6 +279,20 @@ pub async fn new_columns(spec: &SourceSpec, files: &[SourceFile], contract: &Con
     Ok(new)
 }
 
+/// Columns of the contract whose structs have more members in `files` than the contract names, for `on_new_column: add`.
+pub async fn new_members(spec: &SourceSpec, files: &[SourceFile], contract: &Contract) -> Result<Vec<(String, ContractType)>> {
+    match spec {
+        SourceSpec::Json(json) => json_source::new_members(json, files, contract).await,
+        _ => Ok(vec![]),
+    }
+}
+
+/// The former names of `column` that no other column of the contract goes by: what a file that lacks the column may call it.
+pub(crate) fn former<'a>(contract: &'a Contract, column: &'a Column) -> impl Iterator<Item = &'a str> {
+    let taken = |name: &str| contract.columns.iter().any(|c| c.path.as_deref().unwrap_or(&c.name) == name || c.name == name);
+    column.was.iter().map(String::as_str).filter(move |name| !taken(name))
+}
+
 /// A Parquet column in its own type; one that contracts have no word for is a string.
 fn native(field: &Field) -> Column {
     Column::new(field.name(), ContractType::from_arrow(field.data_type()).unwrap_or(ContractType::String))
@@ -275,6 +315,9 @@ pub(crate) fn hidden_fields(contract: &Contract) -> Vec<Field> {
     ];
     if contract.on_new_column == OnNewColumn::Rescue {
         fields.push(Field::new(hidden::RESCUED, DataType::Utf8View, true));
+    }
+    if contract.absent {
+        fields.push(Field::new(hidden::ABSENT, DataType::BinaryView, true));
     }
     fields
 }

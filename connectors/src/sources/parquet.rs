@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, StringViewArray, StringViewBuilder, new_null_array};
+use arrow::array::{Array, ArrayRef, BinaryViewArray, Int64Array, StringViewArray, StringViewBuilder, new_null_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::json::LineDelimitedWriter;
@@ -24,13 +24,14 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use smelt_engine::contract::{Contract, OnMissingColumn, OnNewColumn, hidden};
+use smelt_engine::contract::{Column, Contract, OnMissingColumn, OnNewColumn, absent_bits, hidden};
 use smelt_engine::error::{Error, Result};
 use smelt_engine::ledger::Ledger;
 
 use super::bytes::changed;
+use super::feed::RowFeed;
 use super::scan::{Producers, RawTable, Run, Scan};
-use super::{Paths, SourceFile, hidden_fields, yes};
+use super::{Paths, SourceFile, former, hidden_fields, yes};
 
 /// Rows of a batch.
 const BATCH: usize = 8192;
@@ -56,6 +57,9 @@ pub struct ParquetSpec {
     /// Takes `key=value` folders as columns, where the contract names them.
     #[serde(default = "yes")]
     pub hive_partitions: bool,
+    /// The files are those of a change feed: `dms`. Every row has a column `op`, which is `I` in files without one.
+    #[serde(default)]
+    pub feed: Option<RowFeed>,
 }
 
 /// The schema of one file, from its footer; text and bytes as views.
@@ -74,7 +78,7 @@ pub(super) async fn open(files: Vec<SourceFile>, contract: &Contract, threads: u
             *ty = if constant {
                 Some(DataType::Utf8View)
             } else {
-                position(&schema, column.path.as_deref().unwrap_or(&column.name)).map(|i| schema.field(i).data_type().clone())
+                found(&schema, contract, column).map(|i| schema.field(i).data_type().clone())
             };
         }
         if types.iter().all(Option::is_some) || contract.on_missing_column == OnMissingColumn::Fail {
@@ -120,6 +124,8 @@ enum From {
     Line,
     Offset,
     Rescued,
+    /// `_absent` of the file's rows.
+    Absent(Option<Vec<u8>>),
     Nothing,
 }
 
@@ -235,7 +241,8 @@ impl Plan {
                         .collect();
                     objects(&RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)?)?
                 }
-                From::Rescued | From::Nothing | From::Constant(None) => new_null_array(field.data_type(), rows),
+                From::Absent(Some(bits)) => Arc::new(BinaryViewArray::from_iter_values(std::iter::repeat_n(bits.as_slice(), rows))),
+                From::Absent(None) | From::Rescued | From::Nothing | From::Constant(None) => new_null_array(field.data_type(), rows),
             })
         });
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -245,9 +252,10 @@ impl Plan {
 
 fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema, ledger: &Ledger) -> Result<Plan> {
     let mut taken = vec![false; schema.fields().len()];
-    let mut sources = vec![];
-    for column in &contract.columns {
-        let found = position(schema, column.path.as_deref().unwrap_or(&column.name));
+    let (mut sources, mut absent) = (vec![], vec![]);
+    for (at, column) in contract.columns.iter().enumerate() {
+        let default = contract.changes.as_ref().filter(|c| c.op == column.name).and_then(|c| c.default);
+        let found = found(schema, contract, column);
         if let Some(i) = found {
             taken[i] = true;
         }
@@ -255,6 +263,7 @@ fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema
         sources.push(match (file.partitions.iter().find(|(key, _)| *key == column.name), found) {
             (Some((_, value)), _) => From::Constant(value.clone()),
             (None, Some(i)) => From::Column(i),
+            (None, None) if default.is_some() => From::Constant(default.map(Into::into)),
             (None, None) if contract.on_missing_column == OnMissingColumn::Fail => {
                 return Err(Error::data(
                     format!("`{}` lacks the column `{}`", file.path, column.name),
@@ -263,6 +272,7 @@ fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema
             }
             (None, None) => {
                 ledger.warn(format!("files without the column `{}`: it was filled with NULL (on_missing_column: ignore)", column.name), 1);
+                absent.push(at);
                 From::Nothing
             }
         });
@@ -290,6 +300,7 @@ fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema
             hidden::LINE => From::Line,
             hidden::OFFSET => From::Offset,
             hidden::RESCUED => From::Rescued,
+            hidden::ABSENT => From::Absent(absent_bits(absent.iter().copied())),
             name => {
                 let at = contract.columns.iter().position(|c| c.name == name);
                 at.map_or(From::Nothing, |at| std::mem::replace(&mut sources[at], From::Nothing))
@@ -304,6 +315,12 @@ fn plan(file: &SourceFile, schema: &Schema, contract: &Contract, wanted: &Schema
     read.sort_unstable();
     read.dedup();
     Ok(Plan { columns, rescue, read })
+}
+
+/// The file's column for one of the contract, under its name or a former one.
+fn found(schema: &Schema, contract: &Contract, column: &Column) -> Option<usize> {
+    position(schema, column.path.as_deref().unwrap_or(&column.name))
+        .or_else(|| former(contract, column).find_map(|old| position(schema, old)))
 }
 
 /// The column of that name: exactly, else whatever its case.

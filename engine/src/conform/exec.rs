@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, StringViewArray, StringViewBuilder, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryViewArray, StringViewArray, StringViewBuilder, UInt32Array, new_null_array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -25,12 +25,12 @@ use super::display;
 use super::parser::Parser;
 use super::record::{Broken, bounded, record};
 use super::sensitive::{Sensitive, scrub};
-use crate::contract::{Contract, OnMissingColumn, hidden};
+use crate::contract::{Changes, Contract, OnMissingColumn, absent_bits, hidden};
 use crate::error::{Error, Result};
 
 /// Brings raw rows to a contract. Output: the contract's columns, `_file`, `_line`, `_offset`, `_rescued` where the input has it,
-/// `_errors` (NULL, or a JSON list of `{column, rule, message}`) and `_raw` (NULL, or the raw record as a JSON object).
-/// Rules: `malformed`, `required`, `type`.
+/// `_absent` where the contract asks for it, `_errors` (NULL, or a JSON list of `{column, rule, message}`) and `_raw` (NULL, or the
+/// raw record as a JSON object). Rules: `malformed`, `required`, `type`, and of change feeds `op`.
 #[derive(Debug)]
 pub struct ConformExec {
     contract: Contract,
@@ -111,10 +111,14 @@ pub(crate) struct Conformer {
     targets: Vec<Target>,
     /// Input columns that make up the raw record.
     fields: Vec<(String, usize)>,
-    /// Input columns that pass on: `_file`, `_line`, `_offset`, `_rescued`. `None`: not in the input, NULL.
+    /// Input columns that pass on: `_file`, `_line`, `_offset`, `_rescued`, `_absent`. `None`: not in the input, NULL.
     passed: Vec<Option<usize>>,
     malformed: Option<usize>,
     raw: Option<usize>,
+    /// `_absent` of all rows, where the input has none of its own.
+    absent: Option<Vec<u8>>,
+    /// Of a change feed: the target that holds the operation, and what is known of it.
+    changes: Option<(usize, Changes)>,
     sensitive: Sensitive,
     /// Of the output, with `_errors` and `_raw` at its end.
     pub schema: SchemaRef,
@@ -173,8 +177,9 @@ impl Conformer {
             (hidden::LINE, DataType::Int64, true),
             (hidden::OFFSET, DataType::Int64, true),
             (hidden::RESCUED, DataType::Utf8View, false),
+            (hidden::ABSENT, DataType::BinaryView, contract.absent),
         ] {
-            let found = at(name);
+            let found = at(name).filter(|_| name != hidden::ABSENT || contract.absent);
             if let Some(wrong) = found.map(|i| input.field(i).data_type()).filter(|found| **found != ty) {
                 return Err(Error::bug(format!("{name} is {wrong}, not {ty}")));
             }
@@ -188,6 +193,15 @@ impl Conformer {
                 return Err(Error::bug(format!("{name} is not Utf8View")));
             }
         }
+        let missing = targets.iter().enumerate().filter(|(_, t)| t.input.is_none()).map(|(i, _)| i);
+        let absent = if contract.absent && at(hidden::ABSENT).is_none() { absent_bits(missing) } else { None };
+        let changes = match &contract.changes {
+            None => None,
+            Some(changes) => match targets.iter().position(|t| t.name == changes.op && t.parser.arrow == DataType::Utf8View) {
+                Some(op) => Some((op, changes.clone())),
+                None => return Err(Error::bug(format!("the operation of a change feed, {}, is no text column", changes.op))),
+            },
+        };
         out.extend([hidden::ERRORS, hidden::RAW].map(|name| Field::new(name, DataType::Utf8View, true)));
         Ok(Conformer {
             targets,
@@ -195,6 +209,8 @@ impl Conformer {
             passed,
             malformed: at(hidden::MALFORMED),
             raw: at(hidden::RAW),
+            absent,
+            changes,
             sensitive: sensitive.clone(),
             schema: Arc::new(Schema::new(out)),
             nothing: StringViewArray::new_null(8192),
@@ -210,15 +226,28 @@ impl Conformer {
             let lines = (0..n).filter(|row| malformed.is_valid(*row));
             found.extend(lines.map(|row| Found { row, target: None, rule: "malformed", message: malformed.value(row).to_owned() }));
         }
+        let bring = |target: &Target| match target.input {
+            Some(i) => target.parser.bring(batch.column(i)).map_err(|e| in_column(e, &target.name)),
+            None => Ok((new_null_array(&target.parser.arrow, n), vec![])),
+        };
+        let mut partial: Vec<bool> = vec![];
+        if let Some((at, changes)) = &self.changes {
+            let ops = bring(&self.targets[*at])?.0;
+            let ops = ops.as_string_view();
+            let op = |row: usize| ops.is_valid(row).then(|| ops.value(row));
+            partial = (0..n).map(|row| op(row).is_some_and(|op| changes.partial.contains(&op))).collect();
+            let unknown = (0..n).filter(|row| whole(*row) && !op(*row).is_some_and(|op| changes.known.contains(&op)));
+            let message = format!("is none of {}", changes.known.join(", "));
+            found.extend(unknown.map(|row| Found { row, target: Some(*at), rule: "op", message: message.clone() }));
+        }
+        let partial = |row: usize| partial.get(row).copied().unwrap_or(false);
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
         for (at, target) in self.targets.iter().enumerate() {
-            let (typed, faults) = match target.input {
-                Some(i) => target.parser.bring(batch.column(i)).map_err(|e| in_column(e, &target.name))?,
-                None => (new_null_array(&target.parser.arrow, n), vec![]),
-            };
-            if target.required && typed.null_count() > 0 {
+            let (typed, faults) = bring(target)?;
+            let is_op = self.changes.as_ref().is_some_and(|(op, _)| *op == at);
+            if target.required && typed.null_count() > 0 && !is_op {
                 let failed: HashSet<usize> = faults.iter().map(|f| f.row).collect();
-                let missing = (0..n).filter(|row| typed.is_null(*row) && whole(*row) && !failed.contains(row));
+                let missing = (0..n).filter(|row| typed.is_null(*row) && whole(*row) && !failed.contains(row) && !partial(*row));
                 let message = "is required, and is NULL";
                 found.extend(missing.map(|row| Found { row, target: Some(at), rule: "required", message: message.into() }));
             }
@@ -231,6 +260,9 @@ impl Conformer {
         for (i, passed) in self.passed.iter().enumerate() {
             columns.push(match passed {
                 Some(at) => Arc::clone(batch.column(*at)),
+                None if self.schema.field(self.targets.len() + i).name() == hidden::ABSENT && self.absent.is_some() => {
+                    Arc::new(BinaryViewArray::from_iter(std::iter::repeat_n(self.absent.as_deref(), n)))
+                }
                 None => new_null_array(self.schema.field(self.targets.len() + i).data_type(), n),
             });
         }

@@ -3,6 +3,7 @@
 //!
 //! Knows Arrow and the contract. It must not know where rows come from, nor what becomes of the marked ones (`route`).
 
+mod epoch;
 mod exec;
 mod json;
 mod native;

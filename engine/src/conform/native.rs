@@ -16,7 +16,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use super::nested::{map_array, struct_array};
 use super::parser::{Fault, How, Parser, with_bad};
 use super::sensitive::shown;
-use super::time::{NoTime, TimeText, Zone};
+use super::time::{Format, NoTime, TimeText, Zone};
 use crate::error::{Error, Result};
 use crate::types::ContractType;
 
@@ -56,6 +56,9 @@ pub(crate) fn cast(array: &ArrayRef, parser: &Parser) -> Result<(ArrayRef, Vec<F
             let (instants, gaps) = instants(&local, parser, zone)?;
             faults.extend(gaps);
             Ok((instants, faults))
+        }
+        (_, How::Date(formats) | How::Timestamp(formats, _)) if from.is_integer() && formats.iter().any(Format::is_epoch) => {
+            parser.parse(display(array)?.as_string_view())
         }
         (DataType::Date64, How::Date(_)) => Ok((plain(array, &parser.arrow)?, vec![])),
         (DataType::Timestamp(..), How::Date(_)) => lossy(array, &parser.arrow, parser, true),

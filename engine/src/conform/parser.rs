@@ -387,7 +387,7 @@ fn compile(formats: &[String], needs: &str, reads: impl Fn(&[u8], &Format) -> bo
         };
         let sample = chrono::DateTime::from_timestamp(981_173_106, 0).unwrap_or_default();
         let mut rendered = String::new();
-        let written = write!(rendered, "{}", sample.format(text)).is_ok();
+        let written = if format.is_epoch() { write!(rendered, "1") } else { write!(rendered, "{}", sample.format(text)) }.is_ok();
         if !written || !reads(rendered.as_bytes(), &format) {
             let message = format!("the format '{text}' does not give {needs}");
             return Err(Complaint::at(at(), message).help("a date needs year, month and day, a time of day needs hour and minute"));

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::parser::Parser;
 use super::*;
-use crate::contract::{Contract, OnMissingColumn};
+use crate::contract::{Changes, Contract, OnMissingColumn, is_absent};
 use crate::ledger::{Ledger, RejectSink};
 use crate::session::Resources;
 use crate::table::TableName;
@@ -457,6 +457,64 @@ fn a_missing_column_fails_or_is_null() {
     assert!(matches!(&e, Error::Data { message, .. } if message.contains("'gone'")), "{e}");
     let lenient = Contract { columns, on_missing_column: OnMissingColumn::Ignore, ..Contract::default() };
     ConformedSource::new(source(), lenient, Sensitive::default(), table()).unwrap();
+}
+
+#[tokio::test]
+async fn deletes_of_a_feed_need_not_be_whole_and_unknown_operations_leave() {
+    let run = Run::new();
+    let source = raw(
+        &[
+            ("id", &[Some("1"), Some("2"), Some("3"), None, Some("5"), Some("x")]),
+            ("name", &[Some("Ana"), None, None, None, Some("Eva"), None]),
+            ("op", &[Some("I"), Some("U"), Some("D"), Some("X"), None, Some("D")]),
+        ],
+        &[],
+    );
+    let name = Column { required: true, ..column("name", "string") };
+    let changes = Changes { op: "op".into(), known: &["I", "U", "D"], partial: &["D"], default: Some("I") };
+    let op = Column { required: true, ..column("op", "string") };
+    let contract = Contract { changes: Some(changes), ..contract(vec![column("id", "int64"), name, op]) };
+    let source = ConformedSource::new(source, contract, Sensitive::default(), table()).unwrap();
+    run.ctx.register_table("people", Arc::new(source)).unwrap();
+    let out = run.sql("select id, op from people order by id").await;
+    let rows: Vec<String> =
+        (0..out[0].num_rows()).map(|row| [0, 1].map(|c| array_value_to_string(out[0].column(c), row).unwrap()).join("|")).collect();
+    assert_eq!(rows, ["1|I", "3|D"]);
+    let rules: Vec<_> = run.ledger.rules().into_iter().map(|((c, r), n)| format!("{c}.{r}={n}")).collect();
+    // The row whose operation is X also lacks its name.
+    assert_eq!(rules, ["id.type=1", "name.required=2", "op.op=2"]);
+}
+
+#[tokio::test]
+async fn what_a_row_was_not_given_passes_on_where_it_is_asked_for() {
+    let columns = || vec![column("gone", "date"), column("id", "int64")];
+    let lenient = Contract { columns: columns(), on_missing_column: OnMissingColumn::Ignore, absent: true, ..Contract::default() };
+    let run = Run::new();
+    let source = ConformedSource::new(raw(&[("id", &[Some("1")])], &[]), lenient.clone(), Sensitive::default(), table()).unwrap();
+    run.ctx.register_table("people", Arc::new(source)).unwrap();
+    let out = run.sql("select * from people").await;
+    let bits = out[0].column_by_name("_absent").unwrap().as_binary_view();
+    assert!(is_absent(bits.value(0), 0) && !is_absent(bits.value(0), 1));
+    let source = raw(&[("id", &[Some("1")])], &[]);
+    let plain = ConformedSource::new(source, Contract { absent: false, ..lenient }, Sensitive::default(), table()).unwrap();
+    assert!(datafusion::catalog::TableProvider::schema(&plain).column_with_name("_absent").is_none());
+}
+
+#[test]
+fn epochs_are_read_from_text_and_from_numbers() {
+    let ms = Column { formats: vec!["epoch_ms".into()], ..column("t", "timestamp") };
+    let day = Column { formats: vec!["epoch_days".into()], ..column("d", "date") };
+    assert_eq!(good(&ms, "1740831296500"), "2025-03-01T12:14:56.500Z");
+    assert_eq!(good(&day, "20148"), "2025-03-01");
+    assert_eq!(bad(&day, "2025-03-01"), "'2025-03-01' is not a date of format epoch_days");
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(1_740_831_296_500), None]));
+    assert_eq!(bring(&ms, &numbers), (vec![Some("2025-03-01T12:14:56.500Z".into()), None], vec![]));
+    let numbers: ArrayRef = Arc::new(Int32Array::from(vec![20148, i32::MAX]));
+    let (values, faults) = bring(&day, &numbers);
+    assert_eq!(values, [Some("2025-03-01".into()), None]);
+    assert_eq!(faults, [(1, "'2147483647' is not a date of format epoch_days".into())]);
+    let time = Column { formats: vec!["epoch_ms".into()], ..column("t", "time") };
+    assert!(complaints(&[time])[0].message.contains("does not give a time of day"));
 }
 
 #[test]

@@ -11,6 +11,8 @@ use chrono::format::{Item, Parsed, StrftimeItems};
 use chrono::{NaiveDate, NaiveTime, Offset, TimeZone, Timelike};
 use chrono_tz::Tz;
 
+use super::epoch::Epoch;
+
 pub const MICROS_PER_SECOND: i64 = 1_000_000;
 pub const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 
@@ -19,6 +21,7 @@ pub const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 pub struct Format {
     pub text: String,
     fixed: Option<Fixed>,
+    epoch: Option<Epoch>,
     items: Vec<Item<'static>>,
     /// Without an hour a timestamp is midnight.
     has_time: bool,
@@ -36,13 +39,21 @@ pub enum NoTime {
 impl Format {
     /// `None` when chrono does not know a specifier.
     pub fn new(text: &str) -> Option<Self> {
+        if let Some(epoch) = Epoch::new(text) {
+            return Some(Format { text: text.to_owned(), fixed: None, epoch: Some(epoch), items: vec![], has_time: true });
+        }
         let items = StrftimeItems::new(text).parse_to_owned().ok()?;
         let has_time = items.iter().any(|item| match item {
             Item::Numeric(n, _) => matches!(n, chrono::format::Numeric::Hour | chrono::format::Numeric::Hour12),
             Item::Fixed(f) => matches!(f, chrono::format::Fixed::RFC2822 | chrono::format::Fixed::RFC3339),
             _ => false,
         });
-        Some(Format { text: text.to_owned(), fixed: Fixed::new(text), items, has_time })
+        Some(Format { text: text.to_owned(), fixed: Fixed::new(text), epoch: None, items, has_time })
+    }
+
+    /// Reads whole numbers, such as `epoch_ms`.
+    pub fn is_epoch(&self) -> bool {
+        self.epoch.is_some()
     }
 
     fn parse(&self, text: &[u8]) -> Option<Parsed> {
@@ -65,6 +76,9 @@ pub fn iso_date(text: &[u8]) -> Option<i32> {
 pub fn date(text: &[u8], format: &Format) -> Option<i32> {
     if let Some(local) = format.fixed.as_ref().and_then(|f| f.read(text)) {
         return local.days;
+    }
+    if let Some(epoch) = format.epoch {
+        return i32::try_from(epoch.micros(text)?.div_euclid(MICROS_PER_DAY)).ok();
     }
     days(format.parse(text)?.to_naive_date().ok()?)
 }
@@ -95,6 +109,9 @@ pub fn timestamp(text: &[u8], format: &Format, zone: &Zone) -> Result<i64, NoTim
     if let Some(Local { days: Some(days), micros: Some(micros) }) = format.fixed.as_ref().and_then(|f| f.read(text)) {
         return zone.instant(i64::from(days) * MICROS_PER_DAY + micros);
     }
+    if let Some(epoch) = format.epoch {
+        return epoch.micros(text).ok_or(NoTime::Text);
+    }
     let parsed = format.parse(text).ok_or(NoTime::Text)?;
     let offset = parsed.offset().or(parsed.timestamp().map(|_| 0));
     let local = if format.has_time || parsed.timestamp().is_some() {
@@ -120,6 +137,9 @@ pub fn iso_time(text: &[u8]) -> Option<i64> {
 pub fn time(text: &[u8], format: &Format) -> Option<i64> {
     if let Some(local) = format.fixed.as_ref().filter(|f| f.hour.is_some()).and_then(|f| f.read(text)) {
         return local.micros;
+    }
+    if format.is_epoch() {
+        return None;
     }
     micros_of(format.parse(text)?.to_naive_time().ok()?)
 }

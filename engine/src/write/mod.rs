@@ -93,6 +93,18 @@ pub fn write(input: LogicalPlan, spec: WriteSpec) -> Result<LogicalPlan> {
     Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 
+/// Deletes files that no version names. Failing at it leaves garbage, not wrong data.
+pub async fn discard(spec: &WriteSpec, files: &[DataFile]) {
+    for file in files {
+        let path = if spec.root.as_ref().is_empty() { file.path.clone() } else { format!("{}/{}", spec.root, file.path) };
+        if let Ok(path) = Path::parse(path)
+            && let Err(e) = object_store::ObjectStoreExt::delete(spec.store.as_ref(), &path).await
+        {
+            tracing::warn!(file = file.path, error = %e, "could not delete an unpublished file");
+        }
+    }
+}
+
 /// The finished files, from what a plan of [`write`](fn@write) gave.
 pub fn files(batches: &[RecordBatch]) -> Result<Vec<DataFile>> {
     let mut out = vec![];

@@ -163,6 +163,13 @@ impl JsonSchema for PartitionBy {
     }
 }
 
+impl PartitionBy {
+    /// The partition values of a column's values.
+    pub(crate) fn values(&self, column: &arrow::array::ArrayRef) -> Result<arrow::array::ArrayRef> {
+        Ok(super::transform::apply(self.transform, column)?)
+    }
+}
+
 /// Adds the computed partition columns to `input` and names the partition columns in order.
 ///
 /// # Errors

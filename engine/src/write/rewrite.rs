@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arrow::array::{ArrayRef, new_null_array};
-use arrow::compute::cast;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use bytes::Bytes;
@@ -30,6 +29,7 @@ use super::file::{Encoder, RowGroup};
 use super::files::Files;
 use super::stream::{Layout, StreamWriter};
 use crate::error::{Error, Result};
+use crate::evolve::adapt;
 use crate::ledger::Ledger;
 use crate::table::DataFile;
 
@@ -253,8 +253,7 @@ fn conform(batch: &RecordBatch, columns: &[Option<usize>], schema: &SchemaRef) -
     let arrays = columns.iter().zip(schema.fields()).map(|(column, field)| {
         Ok(match column {
             None => new_null_array(field.data_type(), rows),
-            Some(i) if batch.column(*i).data_type() == field.data_type() => Arc::clone(batch.column(*i)),
-            Some(i) => cast(batch.column(*i), field.data_type())?,
+            Some(i) => adapt(batch.column(*i), field.data_type())?,
         })
     });
     let arrays: Vec<ArrayRef> = arrays.collect::<Result<_>>()?;

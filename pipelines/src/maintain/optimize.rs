@@ -22,7 +22,7 @@ use smelt_connectors::stores::Stores;
 use smelt_engine::ledger::Ledger;
 use smelt_engine::session::Resources;
 use smelt_engine::steps::expression::{self, Allow};
-use smelt_engine::table::{Change, Commit, DataFile, Remove, Snapshot};
+use smelt_engine::table::{Change, Commit, DataFile, Reads, Remove, Snapshot};
 use smelt_engine::write::rewrite::{self, Group};
 use smelt_engine::write::{WriteSpec, zorder};
 use smelt_engine::{Error, Result};
@@ -207,6 +207,7 @@ pub async fn optimize(
         let change = Change {
             add: new.clone(),
             remove: Remove::Files(old),
+            reads: Reads::Files,
             batch: id,
             checkpoint: base.checkpoint.clone(),
             schema: Arc::clone(&base.schema),
@@ -223,7 +224,7 @@ pub async fn optimize(
                 return Ok(done);
             }
             Ok(Commit::AlreadyPublished) => return Err(Error::bug("a new batch id was published before")),
-            Ok(Commit::Conflict { with }) => {
+            Ok(Commit::Conflict { with, .. }) => {
                 tracing::info!(table = %table.name, with, "another writer took away files that were compacted; once more");
                 discard(table, &new).await;
             }

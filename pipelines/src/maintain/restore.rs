@@ -9,8 +9,9 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use smelt_connectors::formats;
 use smelt_connectors::stores::Location;
+use smelt_engine::evolve::{self, SchemaChange};
 use smelt_engine::session::Resources;
-use smelt_engine::table::{At, Change, Checkpoint, Commit, Remove, Snapshot};
+use smelt_engine::table::{At, BatchId, Change, Checkpoint, Commit, DataFile, Reads, Remove, Snapshot};
 use smelt_engine::{Error, Result};
 
 use super::args::RestoreArgs;
@@ -125,11 +126,12 @@ pub async fn restore(
         let id = batch("restore", now);
         // Rejected rows of the newest batch may not have reached their table yet, and the checkpoint that names them goes.
         let resources = Resources::new(64 << 20, 1, None)?;
-        settle_quarantine(table, &base.checkpoint, &RunContext::new(Arc::clone(bound), resources, id.clone(), now)).await?;
+        settle_quarantine(table, &base.checkpoint.quarantine, &RunContext::new(Arc::clone(bound), resources, id.clone(), now)).await?;
         let change = Change {
             add: old.files.to_vec(),
             remove: Remove::Everything,
-            checkpoint: checkpoint(&base.checkpoint, &old.checkpoint, keep_consumed, &id),
+            reads: Reads::Everything,
+            checkpoint: checkpoint(&base, &old, keep_consumed, &id, now.timestamp_millis()),
             batch: id,
             schema: Arc::clone(&old.schema),
             partition_columns: old.partition_columns.clone(),
@@ -164,23 +166,24 @@ fn again(now: &Checkpoint, then: &Checkpoint) -> u64 {
 
 /// Refuses a version of which something was vacuumed.
 pub async fn complete(location: &Location, table: &str, old: &Snapshot) -> Result<()> {
-    let needed = old.files.iter().chain(&old.checkpoint.state.files);
-    let missing = formats::missing(location, needed.map(|f| f.path.as_str())).await?;
+    let needed: Vec<&DataFile> = old.files.iter().chain(old.checkpoint.state.iter().flat_map(|state| &state.files)).collect();
+    let missing = formats::missing(location, needed.iter().map(|f| f.path.as_str())).await?;
     let Some(first) = missing.first() else { return Ok(()) };
     Err(Error::data(
         format!(
             "version {} of {table} is not whole any more: {} of its {} are gone, {first} for one",
             old.version,
             units::count(missing.len() as u64),
-            units::plural((old.files.len() + old.checkpoint.state.files.len()) as u64, "file"),
+            units::plural(needed.len() as u64, "file"),
         ),
         "they were vacuumed; choose a newer version, and vacuum with a longer --retain to keep versions for longer",
     ))
 }
 
 /// The old checkpoint under a number of its own. What the table holds is the old version's in any case; with `keep_consumed`, what it
-/// has taken in is the newest one's.
-fn checkpoint(now: &Checkpoint, then: &Checkpoint, keep_consumed: bool, id: &smelt_engine::table::BatchId) -> Checkpoint {
+/// has taken in is the newest one's. The history of the columns goes on.
+fn checkpoint(base: &Snapshot, old: &Snapshot, keep_consumed: bool, id: &BatchId, at: i64) -> Checkpoint {
+    let (now, then) = (&base.checkpoint, &old.checkpoint);
     let mut out = then.clone();
     if keep_consumed {
         out = now.clone();
@@ -188,6 +191,11 @@ fn checkpoint(now: &Checkpoint, then: &Checkpoint, keep_consumed: bool, id: &sme
     }
     out.sequence = now.sequence + 1;
     out.batches.push(id.clone());
+    out.schemas.clone_from(&now.schemas);
+    let changes = evolve::diff(&base.schema, &old.schema, &[]);
+    if !changes.is_empty() {
+        out.schemas.push(SchemaChange { sequence: out.sequence, batch: id.clone(), at, changes });
+    }
     // They are published, whichever version they belong to.
     out.quarantine.clear();
     out
@@ -196,7 +204,8 @@ fn checkpoint(now: &Checkpoint, then: &Checkpoint, keep_consumed: bool, id: &sme
 #[cfg(test)]
 mod tests {
     use super::*;
-    use smelt_engine::table::{BatchId, FileMark};
+    use arrow::datatypes::{DataType, Field, Schema};
+    use smelt_engine::table::FileMark;
 
     #[test]
     fn what_was_taken_in_goes_back_or_stays() {
@@ -207,10 +216,21 @@ mod tests {
         now.files.entry("orders".into()).or_default().extend([("2.csv".into(), mark(9)), ("3.csv".into(), mark(3))]);
         assert_eq!(again(&now, &then), 2, "a changed file and a new one");
         let id = BatchId("restore".into());
-        let back = checkpoint(&now, &then, false, &id);
+        let at = |checkpoint: &Checkpoint, columns: &[&str]| Snapshot {
+            version: 0,
+            rewrites: 0,
+            schema: Arc::new(Schema::new(columns.iter().map(|c| Field::new(*c, DataType::Int64, true)).collect::<Vec<_>>())),
+            partition_columns: vec![],
+            files: Arc::new(vec![]),
+            checkpoint: checkpoint.clone(),
+            state: Arc::new(()),
+        };
+        let (base, old) = (at(&now, &["a", "b"]), at(&then, &["a"]));
+        let back = checkpoint(&base, &old, false, &id, 77);
+        assert_eq!((back.schemas.len(), back.schemas[0].sequence, back.schemas[0].changes[0].column.as_str()), (1, 6, "b"));
         assert_eq!((back.sequence, &back.files), (6, &then.files));
         assert_eq!(back.batches, [BatchId("a".into()), id.clone()], "a batch that is undone may come again");
-        let kept = checkpoint(&now, &then, true, &id);
+        let kept = checkpoint(&base, &base, true, &id, 77);
         assert_eq!((kept.sequence, kept.batches.len(), &kept.files), (6, 3, &now.files));
     }
 }

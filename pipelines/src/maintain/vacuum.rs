@@ -95,7 +95,7 @@ pub async fn vacuum(table: &BoundTable, retain: i64, dry_run: bool, now: DateTim
     out.push(counted(table.name.to_string(), &files));
     // Rejected rows of a run that died before they were published are known to the table alone.
     let pending = table.format.snapshot().await?.map(|s| s.checkpoint.quarantine).unwrap_or_default();
-    let keep = pending.into_iter().map(|f| f.path).collect();
+    let keep = pending.into_iter().flat_map(|unsettled| unsettled.files).map(|f| f.path).collect();
     let files = clean(table.quarantine.as_ref(), &table.quarantine_location, before, &keep, dry_run).await?;
     out.push(counted(format!("quarantine.{}_{}", table.name.layer, table.name.name), &files));
     Ok(out)

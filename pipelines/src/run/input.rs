@@ -2,17 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use arrow::datatypes::DataType;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use smelt_connectors::sources::{self, SourceFile, SourceSpec};
 use smelt_engine::contract::{Column, Contract, OnNewColumn};
+use smelt_engine::evolve::{grow, merge};
 use smelt_engine::ledger::Ledger;
 use smelt_engine::steps::Step;
 use smelt_engine::table::{FileMark, Snapshot};
 use smelt_engine::types::ContractType;
 use smelt_engine::{Error, Result};
 
-use crate::bound::{Bound, BoundTable, Mode, OnChangedFile};
+use crate::bound::{Bound, BoundTable, Mode, OnChangedFile, OnTypeChange};
 use crate::units;
 
 use super::context::RunContext;
@@ -122,17 +124,21 @@ pub async fn contract(
         None => {
             let columns = if taken.files.is_empty() { vec![] } else { sources::infer(spec, &taken.files, INFER_ROWS).await? };
             let mut inferred = Contract { columns, ..Contract::default() };
+            spec.feed_columns(&mut inferred)?;
             zoned(&mut inferred, timezone);
             // steps that change columns in place make the table's types no guide to the input's
             let in_place = |s: &Step| !matches!(s, Step::Clean(_) | Step::Filter(_) | Step::Dedup(_));
             if !taken.rebuild && !table.steps.iter().any(in_place) {
-                pin(&mut inferred, base);
+                pin(&mut inferred, base, table.on_type_change);
             }
             inferred
         }
     };
     let mut names: BTreeSet<String> = contract.columns.iter().map(|c| c.name.clone()).collect();
     if contract.on_new_column == OnNewColumn::Add && table.contract.is_some() {
+        for (name, ty) in sources::new_members(spec, &taken.files, &contract).await? {
+            contract.columns.iter_mut().filter(|c| c.name == name).for_each(|c| c.ty = ty.clone());
+        }
         for column in sources::new_columns(spec, &taken.files, &contract).await? {
             if names.insert(column.name.clone()) {
                 contract.columns.push(column);
@@ -144,6 +150,7 @@ pub async fn contract(
             contract.columns.push(Column::new(key, ContractType::String));
         }
     }
+    contract.absent = table.mode.needs_absent(&contract);
     Ok(contract)
 }
 
@@ -152,6 +159,7 @@ pub async fn inferred(bound: &Bound, source: &str, now: DateTime<Utc>) -> Result
     let listing = bound.listing(source, now).await?;
     let columns = if listing.files.is_empty() { vec![] } else { sources::infer(bound.source(source)?, &listing.files, INFER_ROWS).await? };
     let mut contract = Contract { columns, ..Contract::default() };
+    bound.source(source)?.feed_columns(&mut contract)?;
     zoned(&mut contract, bound.timezone);
     for key in &listing.partition_keys {
         if contract.columns.iter().all(|c| &c.name != key) {
@@ -171,15 +179,23 @@ fn zoned(contract: &mut Contract, timezone: Option<Tz>) {
     }
 }
 
-/// An inferred column keeps the type that it has in the table, so that tonight's sample does not change yesterday's types.
-fn pin(contract: &mut Contract, base: &Option<Snapshot>) {
+/// An inferred column keeps the type that it has in the table, so that tonight's sample does not change yesterday's types; but it gains
+/// members that are new, as the table gains columns, and where types may widen it takes the one that holds both.
+fn pin(contract: &mut Contract, base: &Option<Snapshot>, on_type_change: OnTypeChange) {
     let Some(base) = base else { return };
     for column in &mut contract.columns {
         if let Ok(field) = base.schema.field_with_name(&column.name)
-            && let Some(ty) = ContractType::from_arrow(field.data_type())
+            && let Some(ty) = ContractType::from_arrow(&pinned(field.data_type(), &column.ty.arrow(), on_type_change))
             && ty.arrow() != column.ty.arrow()
         {
             column.ty = ty;
         }
+    }
+}
+
+fn pinned(table: &DataType, inferred: &DataType, on_type_change: OnTypeChange) -> DataType {
+    match merge(table, inferred) {
+        Some(merged) if on_type_change == OnTypeChange::Widen => merged.ty,
+        _ => grow(table, inferred),
     }
 }

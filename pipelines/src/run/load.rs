@@ -15,6 +15,8 @@ use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
 use smelt_connectors::sources;
+use smelt_connectors::stores::Location;
+use smelt_engine::change::ChangeState;
 use smelt_engine::checks::{self, OnFail};
 use smelt_engine::conform::{ConformedSource, Sensitive};
 use smelt_engine::contract::{Contract, hidden};
@@ -22,26 +24,46 @@ use smelt_engine::ledger::Ledger;
 use smelt_engine::load::{Assembled, LoadSpec, assemble};
 use smelt_engine::route::quarantine_schema;
 use smelt_engine::steps::{self, Scope, Step};
-use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Remove, Snapshot};
+use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Partition, Reads, Remove, Snapshot, Unsettled};
 use smelt_engine::tally::tally;
 use smelt_engine::write::{self, QuarantineSink, WriteSpec};
 use smelt_engine::{Error, Result, error::Complaint};
 
 use crate::bound::{BoundTable, Input, MaxRejected, Mode};
 use crate::progress::Progress;
-use crate::report::{Status, TableReport};
+use crate::report::{ChangeReport, Status, TableReport};
 use crate::units;
 
+use super::change;
+use super::conflict::{self, Conflict};
 use super::context::RunContext;
+use super::evolve;
 use super::input::{self, Taken};
 
 /// Loads one table and says how it went; never panics, never leaves half a table.
 pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> TableReport {
     let started = Instant::now();
-    let ledger = Arc::new(Ledger::default());
-    let mut report = TableReport::new(table.name.to_string(), Status::Failed);
-    report.mode = table.mode.name().into();
-    let outcome = try_load(table, cx, progress, &ledger, &mut report).await;
+    let mut attempt = 1;
+    let (ledger, mut report, outcome) = loop {
+        let ledger = Arc::new(Ledger::default());
+        let mut report = TableReport::new(table.name.to_string(), Status::Failed);
+        report.mode = table.mode.name().into();
+        let outcome = match try_load(table, cx, progress, &ledger, &mut report).await {
+            Ok(Loaded::Done(status)) => Ok(status),
+            Ok(Loaded::Conflict(_)) if attempt < conflict::ATTEMPTS => {
+                cx.forget(&table.name);
+                tokio::time::sleep(conflict::pause(attempt)).await;
+                attempt += 1;
+                continue;
+            }
+            Ok(Loaded::Conflict(last)) => Err(conflict::gave_up(&cx.batch, &table.name, &last, attempt)),
+            Err(e) => Err(e),
+        };
+        break (ledger, report, outcome);
+    };
+    if attempt > 1 {
+        report.warnings.insert("planned anew, because another writer published first".into(), u64::from(attempt - 1));
+    }
     report.seconds = started.elapsed().as_secs_f64();
     report.read = rows_read(table, &ledger);
     report.bytes_read = Ledger::get(&ledger.bytes_read);
@@ -64,7 +86,10 @@ pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> T
             let error = if personal(table, cx) { without_values(error) } else { error };
             report.exit_code = exit_code(&error);
             report.help = error.help().map(str::to_owned);
-            report.error = Some(error.to_string());
+            report.error = Some(match &error {
+                Error::Pipeline(complaints) => cx.bound.located(&table.name, complaints),
+                other => other.to_string(),
+            });
         }
     }
     progress.finish(&report);
@@ -81,33 +106,42 @@ pub fn exit_code(error: &Error) -> u8 {
     }
 }
 
+/// How one attempt ended.
+enum Loaded {
+    Done(Status),
+    /// Nothing was published and nothing is left of the attempt.
+    Conflict(Conflict),
+}
+
 async fn try_load(
     table: &BoundTable,
     cx: &RunContext,
     progress: &Progress,
     ledger: &Arc<Ledger>,
     report: &mut TableReport,
-) -> Result<Status> {
-    let base = cx.snapshot(table).await?;
+) -> Result<Loaded> {
+    let mut base = cx.snapshot(table).await?;
     if let Some(base) = &base {
         report.version = Some(base.version);
-        settle_quarantine(table, &base.checkpoint, cx).await?;
+        settle_quarantine(table, &base.checkpoint.quarantine, cx).await?;
         if base.checkpoint.batches.contains(&cx.batch) {
             report.warnings.insert(format!("batch {} was published before; nothing done", cx.batch), 0);
-            return Ok(Status::UpToDate);
+            return Ok(Loaded::Done(Status::UpToDate));
         }
     }
     let session = cx.session(Arc::clone(ledger));
     let upstream = cx.register_reads(&session, table).await?;
     if cx.dry_run && cx.bound.reads(&table.name).any(|t| !upstream.contains_key(&t.name.to_string())) {
         report.warnings.insert("not tried: it reads tables that do not exist yet".into(), 0);
-        return Ok(Status::Skipped);
+        return Ok(Loaded::Done(Status::Skipped));
     }
     let mut checkpoint = base.as_ref().map(|b| b.checkpoint.clone()).unwrap_or_default();
 
     let (plan, rebuild, sensitive) = match &table.input {
         Input::Source(source) => {
-            let Some(taken) = input::take(table, source, &base, &upstream, cx, ledger).await? else { return Ok(Status::UpToDate) };
+            let Some(taken) = input::take(table, source, &base, &upstream, cx, ledger).await? else {
+                return Ok(Loaded::Done(Status::UpToDate));
+            };
             report.files_read = taken.files.len() as u64;
             progress.start(&report.table, Arc::clone(ledger), taken.bytes());
             let (plan, sensitive) = source_plan(table, source, &taken, &base, cx).await?;
@@ -124,7 +158,7 @@ async fn try_load(
             }
             let unchanged = base.as_ref().is_some_and(|b| b.checkpoint.upstream == upstream && b.checkpoint.definition == table.definition);
             if unchanged && !cx.full_refresh {
-                return Ok(Status::UpToDate);
+                return Ok(Loaded::Done(Status::UpToDate));
             }
             progress.start(&report.table, Arc::clone(ledger), 0);
             let rebuild = cx.full_refresh || table.mode == Mode::Replace;
@@ -132,16 +166,22 @@ async fn try_load(
             (tally(steps::sql::plan_query(&session, sql, &["sql"]).await?, "input"), rebuild, sensitive)
         }
     };
-    let spec = LoadSpec {
-        steps: &table.steps,
-        checks: &table.checks,
-        partition_by: &table.partition_by,
-        sensitive: &sensitive,
-        provenance: table.provenance,
-    };
     let scope = Scope { session: &session, keys: &cx.bound.keys, now: cx.now, step: 0, route: None };
-    let assembled = assemble(plan, &spec, &scope).await?;
-    let schema = reconcile(&base, &assembled, rebuild, ledger)?;
+    let assembled = assemble(plan, &spec(table, &sensitive), &scope).await?;
+    let (schema, partitions) = change::columns(table, &assembled, base.as_ref().filter(|_| !rebuild))?;
+    let evolution = evolve::reconcile(table, base.as_ref(), &schema, &partitions, rebuild)?;
+    evolution.notes.iter().for_each(|note| ledger.warn(note, 0));
+    let assembled = evolve::fit(assembled, &evolution)?;
+    // rows that change rows meet the table as it will be
+    let mut settled = None;
+    if table.mode.change().is_some() && evolution.rewrites() {
+        if cx.dry_run {
+            report.warnings.insert("not tried: the table's columns have to be changed first".into(), 0);
+            return Ok(Loaded::Done(Status::DryRun));
+        }
+        settled = evolve::settle(table, cx, &base, &evolution).await?;
+        base = settled.clone().or(base);
+    }
 
     let now = cx.now.timestamp_millis();
     let sink = Arc::new(QuarantineSink::new(WriteSpec {
@@ -151,6 +191,18 @@ async fn try_load(
     ledger.set_sink(Arc::clone(&sink) as _);
     ledger.set_batch(cx.batch.0.clone());
     ledger.set_table(table.name.to_string());
+    let known = base.clone().filter(|_| !rebuild);
+    let changing = change::Changing::new(table, cx, &session, known.as_ref(), &assembled, &evolution.schema)?;
+    if let (true, Some(changing)) = (cx.dry_run, &changing) {
+        let outcome = changing.preview(&assembled, &scope).await;
+        sink.abort().await;
+        let (read, change) = outcome?;
+        report.written = read;
+        report.change = Some(change);
+        closes(table, ledger, read)?;
+        verdict(table, ledger, rows_read(table, ledger))?;
+        return Ok(Loaded::Done(Status::DryRun));
+    }
     if cx.dry_run {
         drain(&session, assembled.plan, ledger).await?;
         sink.abort().await;
@@ -160,22 +212,39 @@ async fn try_load(
         if !checks::batch_expectations(&table.checks).is_empty() {
             report.warnings.insert("expectations over the whole batch are not evaluated in a dry run".into(), 0);
         }
-        return Ok(Status::DryRun);
+        return Ok(Loaded::Done(Status::DryRun));
     }
 
-    let written = execute(table, cx, &session, &base, &assembled).await;
+    let written = match &changing {
+        Some(changing) => changing.execute(&assembled, &scope).await,
+        None => match execute(table, cx, &session, &base, &assembled).await {
+            Ok(files) => Written::appended(table, files, &assembled).await,
+            Err(e) => Err(e),
+        },
+    };
     let judged = match written {
-        Ok(files) => match judge(table, ledger, &session, &assembled, &files).await {
-            Ok(()) => Ok(files),
+        // a load that fails changes no column either
+        Ok(written) => match judge(table, ledger, &session, &written).await {
+            Ok(()) if table.mode.change().is_none() => match evolve::settle(table, cx, &base, &evolution).await {
+                Ok(now) => {
+                    settled = now;
+                    Ok(written)
+                }
+                Err(e) => {
+                    written.discard(table).await;
+                    Err(e)
+                }
+            },
+            Ok(()) => Ok(written),
             Err(e) => {
-                discard(table, &files).await;
+                written.discard(table).await;
                 Err(e)
             }
         },
         Err(e) => Err(e),
     };
-    let files = match judged {
-        Ok(files) => files,
+    let written = match judged {
+        Ok(written) => written,
         Err(e) => {
             sink.abort().await;
             return Err(e);
@@ -183,44 +252,105 @@ async fn try_load(
     };
     let rejected = sink.finish().await?;
 
-    checkpoint.sequence += 1;
-    checkpoint.batches.push(cx.batch.clone());
+    evolve::record(&mut checkpoint, &evolution, settled.as_ref(), &cx.batch, cx.now.timestamp_millis());
+    let base = settled.or(base);
+    checkpoint.advance(&cx.batch, rejected.clone());
     checkpoint.upstream = upstream;
     checkpoint.definition = table.definition.clone();
-    checkpoint.quarantine = rejected;
+    checkpoint.state.clone_from(&written.state);
+    let (remove, reads) = written.removes.clone().unwrap_or_else(|| removal(table, &base, rebuild, &written.files));
     let change = Change {
-        remove: removal(table, &base, rebuild, &files),
+        remove,
+        reads,
         batch: cx.batch.clone(),
         checkpoint: checkpoint.clone(),
-        schema,
+        schema: evolution.schema,
         partition_columns: assembled.partition_columns.clone(),
         descriptions: table.descriptions.clone(),
         operation: table.mode.name().into(),
         data_change: true,
         now,
-        add: files.clone(),
+        add: written.files.clone(),
     };
-    report.written = files.iter().map(|f| f.rows).sum();
-    report.files = files.len() as u64;
-    report.bytes = files.iter().map(|f| f.bytes).sum();
+    report.written = written.rows;
+    report.files = written.files.len() as u64;
+    report.bytes = written.files.iter().map(|f| f.bytes).sum();
+    report.change.clone_from(&written.change);
     cx.forget(&table.name);
     match table.format.commit(&base, change).await? {
         Commit::Published { version } => report.version = Some(version),
         Commit::AlreadyPublished => {
             report.warnings.insert(format!("batch {} was published by another run; nothing done", cx.batch), 0);
-            return Ok(Status::UpToDate);
+            return Ok(Loaded::Done(Status::UpToDate));
         }
-        Commit::Conflict { with } => {
-            discard(table, &files).await;
-            return Err(Error::retry(
-                format!("another writer published version {with} of {} first", table.name),
-                "run again: it builds on the new version",
-            ));
+        Commit::Conflict { with, batch } => {
+            written.discard(table).await;
+            discard(&table.quarantine_location, &rejected).await;
+            return Ok(Loaded::Conflict(Conflict { version: with, batch }));
         }
     }
-    settle_quarantine(table, &checkpoint, cx).await?;
+    settle_quarantine(table, &checkpoint.quarantine, cx).await?;
     crate::maintain::after_load(table, cx, report).await;
-    Ok(Status::Published)
+    Ok(Loaded::Done(Status::Published))
+}
+
+/// What a load wrote, and what it means for the table.
+#[derive(Debug)]
+pub struct Written {
+    pub files: Vec<DataFile>,
+    /// What goes, and what decided that; `None`: what the mode says.
+    pub removes: Option<(Remove, Reads)>,
+    /// Rows of the load that are in the table now, or were taken into account.
+    pub rows: u64,
+    /// Rows of the load, for expectations over all of them.
+    pub batch: Arc<dyn TableProvider>,
+    /// What the table remembers beside its rows.
+    pub state: Option<ChangeState>,
+    pub remembered: Vec<DataFile>,
+    pub change: Option<ChangeReport>,
+}
+
+impl Written {
+    /// Of modes whose rows are those of the load.
+    async fn appended(table: &BoundTable, files: Vec<DataFile>, assembled: &Assembled) -> Result<Self> {
+        let snapshot = Snapshot {
+            version: 0,
+            rewrites: 0,
+            schema: Arc::clone(&assembled.schema),
+            partition_columns: assembled.partition_columns.clone(),
+            files: Arc::new(files.clone()),
+            checkpoint: Checkpoint::default(),
+            state: Arc::new(()),
+        };
+        Ok(Written {
+            removes: None,
+            rows: files.iter().map(|f| f.rows).sum(),
+            batch: table.format.provider(&snapshot).await?,
+            files,
+            state: None,
+            remembered: vec![],
+            change: None,
+        })
+    }
+
+    async fn discard(&self, table: &BoundTable) {
+        discard(&table.location, &self.files).await;
+        discard(&table.location, &self.remembered).await;
+    }
+}
+
+/// What a table does to its rows before they are written.
+pub fn spec<'a>(table: &'a BoundTable, sensitive: &'a Sensitive) -> LoadSpec<'a> {
+    // rows that change rows keep their place until it is known that they can be judged, and are partitioned afterwards
+    let changes = table.mode.change().is_some();
+    LoadSpec {
+        steps: &table.steps,
+        checks: &table.checks,
+        partition_by: if changes { &[] } else { &table.partition_by },
+        sensitive,
+        provenance: table.provenance,
+        hidden: if changes { &[hidden::FILE, hidden::LINE, hidden::ABSENT] } else { &[] },
+    }
 }
 
 /// The plan of a source's rows under the table's contract.
@@ -289,44 +419,6 @@ fn without_values(error: Error) -> Error {
     }
 }
 
-/// The table's schema after this load, or why the table cannot take these rows.
-fn reconcile(base: &Option<Snapshot>, assembled: &Assembled, rebuild: bool, ledger: &Ledger) -> Result<arrow::datatypes::SchemaRef> {
-    let Some(base) = base.as_ref().filter(|_| !rebuild) else { return Ok(Arc::clone(&assembled.schema)) };
-    let mut complaints = vec![];
-    if base.partition_columns != assembled.partition_columns {
-        complaints.push(
-            Complaint::at(["partition_by"], format!("the table is partitioned by [{}]", base.partition_columns.join(", ")))
-                .help("keep that, or rebuild the table with --full-refresh"),
-        );
-    }
-    let mut fields: Vec<_> = base.schema.fields().iter().cloned().collect();
-    for field in assembled.schema.fields() {
-        match base.schema.field_with_name(field.name()) {
-            Ok(old) if old.data_type() != field.data_type() => {
-                let show = |ty| smelt_engine::types::ContractType::from_arrow(ty).map_or_else(|| format!("{ty}"), |t| t.to_string());
-                complaints.push(
-                    Complaint::at(
-                        ["columns".to_owned(), field.name().clone()],
-                        format!("`{}` is {} in the table and {} here", field.name(), show(old.data_type()), show(field.data_type())),
-                    )
-                    .help("keep the type, or rebuild the table with --full-refresh"),
-                );
-            }
-            Ok(_) => {}
-            Err(_) => {
-                ledger.warn(format!("column `{}` is new and was added to the table", field.name()), 0);
-                fields.push(Arc::clone(field));
-            }
-        }
-    }
-    for old in base.schema.fields() {
-        if assembled.schema.field_with_name(old.name()).is_err() && !hidden::RESERVED.contains(&old.name().as_str()) {
-            ledger.warn(format!("column `{}` of the table is not given any more; new rows have NULL there", old.name()), 0);
-        }
-    }
-    if complaints.is_empty() { Ok(Arc::new(arrow::datatypes::Schema::new(fields))) } else { Err(Error::Pipeline(complaints)) }
-}
-
 /// Runs the plan to finished files.
 async fn execute(
     table: &BoundTable,
@@ -366,10 +458,10 @@ fn rows_read(table: &BoundTable, ledger: &Ledger) -> u64 {
 }
 
 /// Whether what was written may be published: the sum closes, limits hold, nothing that must not fail has failed.
-async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, assembled: &Assembled, files: &[DataFile]) -> Result<()> {
-    closes(table, ledger, files.iter().map(|f| f.rows).sum())?;
+async fn judge(table: &BoundTable, ledger: &Ledger, session: &SessionContext, written: &Written) -> Result<()> {
+    closes(table, ledger, written.rows)?;
     verdict(table, ledger, rows_read(table, ledger))?;
-    expectations(table, ledger, session, assembled, files).await
+    expectations(table, ledger, session, written).await
 }
 
 /// Law 2: every row that was read is accounted for.
@@ -435,28 +527,12 @@ fn verdict(table: &BoundTable, ledger: &Ledger, read: u64) -> Result<()> {
 }
 
 /// Expectations over the whole batch, asked of the files that are about to be published.
-async fn expectations(
-    table: &BoundTable,
-    ledger: &Ledger,
-    session: &SessionContext,
-    assembled: &Assembled,
-    files: &[DataFile],
-) -> Result<()> {
+async fn expectations(table: &BoundTable, ledger: &Ledger, session: &SessionContext, written: &Written) -> Result<()> {
     let expectations = checks::batch_expectations(&table.checks);
     if expectations.is_empty() {
         return Ok(());
     }
-    let snapshot = Snapshot {
-        version: 0,
-        rewrites: 0,
-        schema: Arc::clone(&assembled.schema),
-        partition_columns: assembled.partition_columns.clone(),
-        files: Arc::new(files.to_vec()),
-        checkpoint: Checkpoint::default(),
-        state: Arc::new(()),
-    };
-    let provider = table.format.provider(&snapshot).await?;
-    session.register_table("batch", provider)?;
+    session.register_table("batch", Arc::clone(&written.batch))?;
     for (_, sql, on_fail) in expectations {
         let rows = session.sql(&format!("select ({sql}) is not false from batch")).await?.collect().await?;
         let holds = rows.first().is_some_and(|b| {
@@ -478,51 +554,59 @@ async fn expectations(
     Ok(())
 }
 
-/// Which files of the base version the change takes away.
-fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[DataFile]) -> Remove {
-    match (base, table.mode) {
-        (None, _) => Remove::Nothing,
-        (Some(_), Mode::Replace) => Remove::Everything,
-        (Some(_), _) if rebuild => Remove::Everything,
-        (Some(_), Mode::Append) => Remove::Nothing,
-        (Some(base), Mode::ReplacePartitions) => {
-            let touched: BTreeSet<&Vec<(String, Option<String>)>> = files.iter().map(|f| &f.partition).collect();
-            Remove::Files(base.files.iter().filter(|f| touched.contains(&f.partition)).cloned().collect())
+/// Which files of the base version the change takes away, and what of that version decided its outcome.
+fn removal(table: &BoundTable, base: &Option<Snapshot>, rebuild: bool, files: &[DataFile]) -> (Remove, Reads) {
+    if rebuild || table.mode == Mode::Replace {
+        return (if base.is_some() { Remove::Everything } else { Remove::Nothing }, Reads::Everything);
+    }
+    match &table.mode {
+        Mode::Append | Mode::Replace | Mode::Change(_) => (Remove::Nothing, Reads::Nothing),
+        Mode::ReplacePartitions => {
+            let touched: BTreeSet<Partition> = files.iter().map(|f| f.partition.clone()).collect();
+            let remove = match base {
+                None => Remove::Nothing,
+                Some(base) => Remove::Files(base.files.iter().filter(|f| touched.contains(&f.partition)).cloned().collect()),
+            };
+            (remove, Reads::Partitions(touched))
         }
     }
 }
 
 /// Deletes files that no version will name. Failing at it leaves garbage, not wrong data.
-async fn discard(table: &BoundTable, files: &[DataFile]) {
+pub async fn discard(at: &Location, files: &[DataFile]) {
     for file in files {
-        let path = object_store::path::Path::parse(format!("{}/{}", table.location.prefix, file.path));
-        if let Ok(path) = path
-            && let Err(e) = object_store::ObjectStoreExt::delete(table.location.store.as_ref(), &path).await
+        if let Ok(path) = at.path(&file.path)
+            && let Err(e) = object_store::ObjectStoreExt::delete(at.store.as_ref(), &path).await
         {
-            tracing::warn!(table = %table.name, file = file.path, error = %e, "could not delete an unpublished file");
+            tracing::warn!(place = at.display, file = file.path, error = %e, "could not delete an unpublished file");
         }
     }
 }
 
-/// Publishes the quarantine files that the table's checkpoint names, unless that has been done.
-pub(crate) async fn settle_quarantine(table: &BoundTable, checkpoint: &Checkpoint, cx: &RunContext) -> Result<()> {
-    if checkpoint.quarantine.is_empty() || cx.dry_run {
+/// Publishes the quarantine files that the table's checkpoint names, each batch's once, unless that has been done.
+pub(crate) async fn settle_quarantine(table: &BoundTable, unsettled: &[Unsettled], cx: &RunContext) -> Result<()> {
+    if cx.dry_run {
         return Ok(());
     }
-    // the run's own batch too: a table that was made anew counts its commits from 1 again
-    let last = checkpoint.batches.last().map(|b| b.0.as_str()).unwrap_or_default();
-    let batch = BatchId(format!("{}#{}#{last}", table.name, checkpoint.sequence));
-    for _ in 0..5 {
+    for Unsettled { batch, sequence, files } in unsettled {
+        // the run's own batch too: a table that was made anew counts its commits from 1 again
+        settle(table, BatchId(format!("{}#{sequence}#{batch}", table.name)), files, cx).await?;
+    }
+    Ok(())
+}
+
+async fn settle(table: &BoundTable, batch: BatchId, files: &[DataFile], cx: &RunContext) -> Result<()> {
+    for attempt in 1..=conflict::ATTEMPTS {
         let base = table.quarantine.snapshot().await?;
         let mut own = base.as_ref().map(|b| b.checkpoint.clone()).unwrap_or_default();
         if own.batches.contains(&batch) {
             return Ok(());
         }
-        own.sequence += 1;
-        own.batches.push(batch.clone());
+        own.advance(&batch, vec![]);
         let change = Change {
-            add: checkpoint.quarantine.clone(),
+            add: files.to_vec(),
             remove: Remove::Nothing,
+            reads: Reads::Nothing,
             batch: batch.clone(),
             checkpoint: own,
             schema: quarantine_schema(),
@@ -534,7 +618,8 @@ pub(crate) async fn settle_quarantine(table: &BoundTable, checkpoint: &Checkpoin
         };
         match table.quarantine.commit(&base, change).await? {
             Commit::Published { .. } | Commit::AlreadyPublished => return Ok(()),
-            Commit::Conflict { .. } => {}
+            // an append has one only where the table's rules changed
+            Commit::Conflict { .. } => tokio::time::sleep(conflict::pause(attempt)).await,
         }
     }
     Err(Error::retry(format!("the quarantine table of {} is busy", table.name), "run again: its rows are kept and will be published then"))

@@ -1,6 +1,9 @@
 //! `smelt run`: loads the tables of a pipeline, independent ones side by side within one memory pool, and reports.
 
+pub mod change;
+pub mod conflict;
 pub mod context;
+pub mod evolve;
 pub mod input;
 pub mod load;
 

@@ -8,6 +8,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
+use smelt_engine::change::{HistorySpec, MergeSpec, SnapshotSpec};
 use smelt_engine::types::ContractType;
 
 use super::{ColumnSpec, WriteSpec};
@@ -33,6 +34,10 @@ pub struct Zone(pub chrono_tz::Tz);
 /// One format, or several that are tried in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Formats(pub Vec<String>);
+
+/// One name, or several.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names(pub Vec<String>);
 
 impl std::str::FromStr for ByteSize {
     type Err = String;
@@ -166,6 +171,38 @@ impl<'de> Deserialize<'de> for Formats {
     }
 }
 
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMany;
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Names;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a name, or a list of names")
+            }
+            fn visit_str<E: Error>(self, text: &str) -> Result<Names, E> {
+                Ok(Names(vec![text.to_owned()]))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Names, A::Error> {
+                let mut names = vec![];
+                while let Some(name) = seq.next_element()? {
+                    names.push(name);
+                }
+                Ok(Names(names))
+            }
+        }
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+impl JsonSchema for Names {
+    fn schema_name() -> Cow<'static, str> {
+        "Names".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]})
+    }
+}
+
 impl JsonSchema for Formats {
     fn schema_name() -> Cow<'static, str> {
         "Formats".into()
@@ -186,13 +223,18 @@ struct Column {
     /// A row without a value here goes to quarantine.
     #[serde(default)]
     required: bool,
-    /// How dates, times and timestamps are written (strftime: `"%d/%m/%Y %H:%M"`), tried in order; `hex` or `base64` for binary. ISO 8601 when absent.
+    /// How dates, times and timestamps are written (strftime: `"%d/%m/%Y %H:%M"`), tried in order; `epoch_days`, `epoch_s`,
+    /// `epoch_ms`, `epoch_us` or `epoch_ns` for numbers since 1970; `hex` or `base64` for binary. ISO 8601 when absent.
     #[serde(default)]
     format: Formats,
     /// Zone of timestamps that carry none.
     timezone: Option<Zone>,
     /// Where in a nested record the value lies: `user.id`, `items[0].sku`. The column's name when absent.
     path: Option<String>,
+    /// The name that the column had before, or several: `was: name`. The table's column gets the new name, with its values; files that still
+    /// have the old name are read by it.
+    #[serde(default)]
+    was: Names,
     /// What the column holds, kept with the table.
     description: Option<String>,
     /// Marks of your own, such as `pii`.
@@ -211,12 +253,12 @@ impl<'de> Deserialize<'de> for ColumnSpec {
             fn visit_str<E: Error>(self, text: &str) -> Result<ColumnSpec, E> {
                 let ty = ContractType::deserialize(text.into_deserializer())?;
                 let (formats, tags) = Default::default();
-                Ok(ColumnSpec { ty, required: false, formats, timezone: None, path: None, description: None, tags })
+                Ok(ColumnSpec { ty, required: false, formats, timezone: None, path: None, was: Names::default(), description: None, tags })
             }
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ColumnSpec, A::Error> {
-                let Column { ty, required, format, timezone, path, description, tags } =
+                let Column { ty, required, format, timezone, path, was, description, tags } =
                     Column::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(ColumnSpec { ty, required, formats: format, timezone, path, description, tags })
+                Ok(ColumnSpec { ty, required, formats: format, timezone, path, was, description, tags })
             }
         }
         deserializer.deserialize_any(TypeOrMap)
@@ -238,12 +280,21 @@ impl JsonSchema for WriteSpec {
     fn schema_name() -> Cow<'static, str> {
         "Write".into()
     }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let modes = [
             ("append", "Adds the rows to the table."),
             ("replace", "The table becomes exactly these rows."),
             ("replace_partitions", "Replaces the partitions that the rows fall into, and leaves the others."),
         ];
+        let changes = [
+            ("merge", generator.subschema_for::<MergeSpec>()),
+            ("scd2", generator.subschema_for::<HistorySpec>()),
+            ("bitemporal", generator.subschema_for::<HistorySpec>()),
+            ("snapshot", generator.subschema_for::<SnapshotSpec>()),
+        ];
+        let changes = changes.map(|(name, spec)| {
+            json_schema!({"type": "object", "additionalProperties": false, "required": [name], "properties": {(name): spec}})
+        });
         let any: Vec<_> = modes
             .iter()
             .flat_map(|(name, description)| {
@@ -251,8 +302,9 @@ impl JsonSchema for WriteSpec {
                     "properties": {(*name): {"description": description, "type": ["object", "null"], "additionalProperties": false}}});
                 [json_schema!({"const": name, "description": description}), map]
             })
+            .chain(changes)
             .collect();
-        json_schema!({"description": "How the rows reach the table: `append`, `replace` or `replace_partitions`.", "anyOf": any})
+        json_schema!({"description": "How the rows reach the table.", "anyOf": any})
     }
 }
 

@@ -1,7 +1,8 @@
 //! A folder is a test case: `cases/<name>/` holds a pipeline, its input, and what must come of it.
 //!
-//! - `expect.txt`: one run after the other, separated by lines `run ARGS…`: the first line of each block is `exit N`, every
-//!   other line must occur in what the run printed (standard output and error).
+//! - `expect.txt`: one run after the other, separated by lines `run ARGS…` (short for `smelt run . ARGS…`) or `smelt ARGS…`: the
+//!   first line of each block is `exit N`, every other line must occur in what was printed (standard output and error).
+//! - `then/<n>/`: files that are copied over the case before the n-th block, from the second on: what changes between runs.
 //! - `expect.slt`: queries over the lake after the last run, in sqllogictest's form.
 
 use std::fs;
@@ -34,20 +35,19 @@ fn run_case(case: &Path) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     copy(case, folder.path());
     let expect = fs::read_to_string(case.join("expect.txt")).unwrap_or_else(|_| "run\nexit 0\n".into());
-    for block in expect.split("\nrun").map(|b| b.strip_prefix("run").unwrap_or(b)) {
-        let mut lines = block.lines();
-        let arguments: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
-        let wanted: Vec<&str> = lines.filter(|l| !l.trim().is_empty() && !l.starts_with('#')).collect();
+    for (n, (command, wanted)) in blocks(&expect).iter().enumerate() {
+        let changes = case.join("then").join((n + 1).to_string());
+        if changes.is_dir() {
+            copy(&changes, folder.path());
+        }
         let out = Command::new(env!("CARGO_BIN_EXE_smelt-under-test"))
-            .arg("run")
-            .arg(".")
-            .args(&arguments)
+            .args(command.split_whitespace())
             .current_dir(folder.path())
             .env("SMELT_TEST_KEY", "correct horse battery staple")
             .output()
             .unwrap();
         let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-        for want in wanted {
+        for want in wanted.iter().copied() {
             let met = match want.strip_prefix("exit ") {
                 Some(code) => out.status.code().map(|c| c.to_string()).as_deref() == Some(code.trim()),
                 None => match want.strip_prefix("not: ") {
@@ -56,7 +56,7 @@ fn run_case(case: &Path) -> Result<(), String> {
                 },
             };
             if !met {
-                return Err(format!("run {}: expected `{want}`, exit was {:?}, output:\n{text}", arguments.join(" "), out.status.code()));
+                return Err(format!("smelt {command}: expected `{want}`, exit was {:?}, output:\n{text}", out.status.code()));
             }
         }
     }
@@ -70,6 +70,21 @@ fn run_case(case: &Path) -> Result<(), String> {
         })?;
     }
     Ok(())
+}
+
+/// The commands, without the word `smelt`, each with what is expected of it.
+fn blocks(expect: &str) -> Vec<(String, Vec<&str>)> {
+    let mut blocks: Vec<(String, Vec<&str>)> = vec![];
+    for line in expect.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')) {
+        let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+        match (word, blocks.last_mut()) {
+            ("run", _) => blocks.push((format!("run . {rest}"), vec![])),
+            ("smelt", _) => blocks.push((rest.to_owned(), vec![])),
+            (_, Some((_, wanted))) => wanted.push(line),
+            (_, None) => blocks.push(("run .".to_owned(), vec![line])),
+        }
+    }
+    blocks
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -2,9 +2,15 @@
 
 mod bad_input;
 mod cases;
+mod change_faults;
+mod concurrent;
+mod evolve;
+mod extracts;
 mod faults;
+mod histories;
 mod leaks;
 mod maintain;
 mod olist;
+mod property;
 mod readers;
 mod schema;

@@ -1,18 +1,21 @@
-"""Reads a Delta table with deltalake, Polars and DuckDB and a query's rows for each. usage: readers.py TABLE COLUMN[,COLUMN...]
-Prints one JSON object: for each reader the rows as sorted lists of strings."""
+"""Reads a Delta table with deltalake, Polars and DuckDB and a query's rows for each. usage: readers.py TABLE COLUMN[,COLUMN...] [VERSION...]
+Prints one JSON object: for each reader the rows as sorted lists of strings. With versions: for each version the rows that deltalake
+reads when it travels there."""
 import datetime, decimal, json, sys
 
 import deltalake
 import duckdb
 import polars
 
-table, columns = sys.argv[1], sys.argv[2].split(",")
+table, columns, versions = sys.argv[1], sys.argv[2].split(","), [int(v) for v in sys.argv[3:]]
 delta = deltalake.DeltaTable(table)
 
 
 def text(value):
     if value is None:
         return "NULL"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, datetime.datetime):
         if value.tzinfo:
             value = value.astimezone(datetime.timezone.utc)
@@ -27,6 +30,14 @@ def text(value):
 def rows(records):
     return sorted([text(v) for v in record] for record in records)
 
+
+if versions:
+    travelled = {}
+    for version in versions:
+        arrow = deltalake.DeltaTable(table, version=version).to_pyarrow_table(columns=columns)
+        travelled[version] = rows(zip(*[arrow.column(c).to_pylist() for c in columns]))
+    print(json.dumps(travelled))
+    sys.exit()
 
 out = {}
 arrow = delta.to_pyarrow_table(columns=columns)

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::{ArrayRef, Int64Array, new_null_array};
+use arrow::array::{ArrayRef, BinaryViewArray, Int64Array, new_null_array};
 use arrow::buffer::Buffer;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -13,10 +14,11 @@ use parking_lot::Mutex;
 use smelt_engine::contract::hidden;
 use smelt_engine::{Error, Result};
 
+use super::envelope::UNAVAILABLE;
 use super::plan::{Plan, plan};
 use super::scan::{Brackets, Stop};
 use super::split::{JsonSplitter, Layout, Layouts, detect};
-use super::views::{self, MAX_BLOCK, NULL};
+use super::views::{self, GIVEN_NULL, MAX_BLOCK, NULL};
 use super::walk::{MAX_UNKNOWN, Walk};
 use super::{JsonColumn, JsonOptions};
 use crate::sources::block::{Block, Decoder, Splitter};
@@ -28,7 +30,9 @@ const BATCH: usize = 8192;
 #[derive(Debug)]
 pub struct JsonDecoder {
     plan: Plan,
-    rescue: bool,
+    options: JsonOptions,
+    /// Messages without a row that nobody was told of yet.
+    tombstones: AtomicU64,
     files: Arc<Vec<String>>,
     /// By file: the columns that the file's path gives, with their value.
     given: Vec<Vec<(usize, Option<String>)>>,
@@ -65,10 +69,14 @@ impl JsonDecoder {
         if options.rescue {
             fields.push(text(hidden::RESCUED, true));
         }
+        if options.absent {
+            fields.push(Field::new(hidden::ABSENT, DataType::BinaryView, true));
+        }
         Ok(JsonDecoder {
             given: given.collect(),
             plan: plan(&columns, &options)?,
-            rescue: options.rescue,
+            options,
+            tombstones: AtomicU64::new(0),
             schema: Arc::new(Schema::new(fields)),
             layouts: Layouts::new(files.len()),
             files,
@@ -89,6 +97,11 @@ impl JsonDecoder {
     /// Top-level keys of the records so far that no column wants; a few hundred at most.
     pub fn unknown_keys(&self) -> Vec<String> {
         self.unknown.lock().iter().cloned().collect()
+    }
+
+    /// How many messages without a row were met since the last call.
+    pub fn take_tombstones(&self) -> u64 {
+        if self.options.debezium { self.tombstones.swap(0, Ordering::Relaxed) } else { 0 }
     }
 
     /// The layout that the file's splitter noted. Without one the block must tell, which the first block of a file can.
@@ -114,6 +127,9 @@ impl Decoder for JsonDecoder {
             Layout::Objects => rows.objects()?,
         }
         rows.flush()?;
+        if rows.walk.tombstones > 0 {
+            self.tombstones.fetch_add(rows.walk.tombstones, Ordering::Relaxed);
+        }
         if !rows.walk.unknown.is_empty() {
             let mut unknown = self.unknown.lock();
             for name in &rows.walk.unknown {
@@ -144,11 +160,13 @@ struct Rows<'a> {
 impl<'a> Rows<'a> {
     fn new(decoder: &'a JsonDecoder, block: &'a Block) -> Self {
         let capacity = (block.bytes.len() / 2 + 2).min(BATCH);
+        let mut walk = Walk::new(&decoder.plan, &block.bytes, decoder.options.rescue, capacity);
+        walk.tell_nulls = decoder.options.absent;
         Rows {
             decoder,
             block,
             buffer: Buffer::from(block.bytes.clone()),
-            walk: Walk::new(&decoder.plan, &block.bytes, decoder.rescue, capacity),
+            walk,
             utf8: simdutf8::basic::from_utf8(&block.bytes).is_ok(),
             lines: vec![],
             offsets: vec![],
@@ -408,8 +426,9 @@ impl<'a> Rows<'a> {
         };
         let (mut columns, rescued) = self.walk.take();
         for (column, view) in given {
-            columns[column].fill(view);
+            columns[column].fill(if view == NULL && self.decoder.options.absent { GIVEN_NULL } else { view });
         }
+        let absent = self.decoder.options.absent.then(|| self.absent(&mut columns, rows));
         columns.push(vec![file; rows]);
         let buffers = self.walk.buffers(&self.buffer);
         // SAFETY: all views are of the block, where it or the record is UTF-8 and cuts are at ASCII bytes, or of the side
@@ -429,15 +448,55 @@ impl<'a> Rows<'a> {
             }
             arrays.extend([text(reasons), text(raws)]);
         }
-        if self.decoder.rescue {
+        if self.decoder.options.rescue {
             arrays.push(text(rescued));
         }
+        arrays.extend(absent);
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(self.decoder.schema(), arrays, &options)?;
         for from in (0..rows).step_by(BATCH) {
             self.batches.push(batch.slice(from, BATCH.min(rows - from)));
         }
         Ok(())
+    }
+}
+
+impl Rows<'_> {
+    /// `_absent` of the finished rows; makes every kind of null in them the one that arrays know.
+    fn absent(&self, columns: &mut [Vec<u128>], rows: usize) -> ArrayRef {
+        let JsonOptions { debezium, lacking, .. } = self.decoder.options;
+        let width = columns.len().div_ceil(8);
+        let mut bits = vec![0u8; rows * width];
+        for (c, column) in columns.iter_mut().enumerate() {
+            for (row, view) in column.iter_mut().enumerate() {
+                let absent = match *view {
+                    NULL => lacking,
+                    GIVEN_NULL => {
+                        *view = NULL;
+                        false
+                    }
+                    view => debezium && self.is_unavailable(view),
+                };
+                if absent {
+                    *view = NULL;
+                    bits[row * width + c / 8] |= 1 << (c % 8);
+                }
+            }
+        }
+        let of_row = |row: usize| Some(&bits[row * width..][..width]).filter(|bits| bits.iter().any(|b| *b != 0));
+        Arc::new(BinaryViewArray::from_iter((0..rows).map(of_row)))
+    }
+
+    /// The text that Debezium writes in place of a value that it does not know. Plain text lies in the block, which is buffer 0.
+    /// A column of JSON has it in quotes.
+    fn is_unavailable(&self, view: u128) -> bool {
+        let length = view as u32 as usize;
+        let quotes = length.saturating_sub(UNAVAILABLE.len());
+        if !matches!(quotes, 0 | 2) || length < UNAVAILABLE.len() || (view >> 64) as u32 != 0 {
+            return false;
+        }
+        let start = (view >> 96) as usize + quotes / 2;
+        self.block.bytes.get(start..start + UNAVAILABLE.len()) == Some(UNAVAILABLE)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Knows blocks and text columns; knows no object store, no compression and no types: what a text means is for conform.
 
 mod decode;
+pub(crate) mod envelope;
 mod keys;
 mod path;
 mod plan;
@@ -33,12 +34,14 @@ pub struct JsonColumn {
     pub name: String,
     /// `user.id`, `items[0].sku`, `$.a.b`, `a."odd.key"`. Absent: the key that is the name (see [`JsonOptions::flatten`]).
     pub path: Option<String>,
+    /// Keys that the column had before, tried where its own is absent. Not within exploded arrays.
+    pub was: Vec<String>,
     pub kind: JsonKind,
 }
 
 impl JsonColumn {
     pub fn new(name: impl Into<String>, kind: JsonKind) -> Self {
-        JsonColumn { name: name.into(), path: None, kind }
+        JsonColumn { name: name.into(), path: None, was: vec![], kind }
     }
 
     pub fn at(mut self, path: impl Into<String>) -> Self {
@@ -56,4 +59,10 @@ pub struct JsonOptions {
     pub explode: Option<String>,
     /// Give `_rescued`: a JSON object of the fields that no column names.
     pub rescue: bool,
+    /// Records are Debezium's messages: columns are those of the row's image, paths that begin with `$.` are of the envelope.
+    pub debezium: bool,
+    /// Give `_absent`: the columns that a record did not give.
+    pub absent: bool,
+    /// With `absent`: a field that a record does not have was not given, where else it is NULL.
+    pub lacking: bool,
 }

@@ -7,6 +7,7 @@ use smelt_engine::{Error, Result};
 
 use super::path::{self, Step};
 use super::{JsonColumn, JsonKind, JsonOptions};
+use crate::sources::feed::envelope_path;
 
 /// A column that reads the value at a node.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +44,19 @@ pub struct Plan {
     pub names: Vec<String>,
     /// Columns read from the record, not from the element of an exploded array.
     pub base: Vec<usize>,
+    /// Records are Debezium's messages, and node 0 is the row's image.
+    pub messages: Option<Messages>,
+}
+
+/// What is read of a message beside the row's image.
+#[derive(Debug)]
+pub struct Messages {
+    /// The node of the envelope.
+    pub envelope: usize,
+    /// The node of a flattened row, where `$.source.lsn` is the key `__source_lsn`.
+    pub flat: usize,
+    /// Columns that take the envelope's `op`.
+    pub op: Vec<usize>,
 }
 
 /// Builds the tree.
@@ -51,7 +65,7 @@ pub struct Plan {
 /// `Pipeline` at `columns.NAME.path` or `explode`: a path that cannot be read.
 pub fn plan(columns: &[JsonColumn], options: &JsonOptions) -> Result<Plan> {
     let mut complaints = vec![];
-    let mut plan = Plan { nodes: vec![Node::default()], names: columns.iter().map(|c| c.name.clone()).collect(), base: vec![] };
+    let mut plan = Plan { nodes: vec![Node::default()], names: columns.iter().map(|c| c.name.clone()).collect(), ..Plan::default() };
     let explode = options.explode.as_deref().and_then(|text| match path::parse(text) {
         Ok(steps) => Some(steps),
         Err(why) => {
@@ -64,7 +78,20 @@ pub fn plan(columns: &[JsonColumn], options: &JsonOptions) -> Result<Plan> {
         let element = plan.node(format!("{}[]", path::show(steps)));
         plan.nodes[array].element = Some(element);
     }
+    if options.debezium {
+        plan.messages = Some(Messages { envelope: plan.node(String::new()), flat: plan.node(String::new()), op: vec![] });
+    }
     for (column, wanted) in columns.iter().enumerate() {
+        if let (Some(messages), Some(steps)) = (&mut plan.messages, wanted.path.as_deref().and_then(envelope_path)) {
+            let (envelope, flat) = (messages.envelope, messages.flat);
+            if steps == [Step::Key("op".into())] {
+                messages.op.push(column);
+            }
+            let take = Take { column, json: wanted.kind == JsonKind::Json, rank: None };
+            plan.take_at(flat, &flattened(&steps), take, false);
+            plan.take_at(envelope, &steps, take, false);
+            continue;
+        }
         let ways = match &wanted.path {
             Some(text) => match path::parse(text) {
                 Ok(steps) => vec![steps],
@@ -77,6 +104,8 @@ pub fn plan(columns: &[JsonColumn], options: &JsonOptions) -> Result<Plan> {
             None if options.flatten => path::ways(&wanted.name),
             None => vec![vec![Step::Key(wanted.name.clone())]],
         };
+        let before = wanted.was.iter().flat_map(|old| if options.flatten { path::ways(old) } else { vec![vec![Step::Key(old.clone())]] });
+        let ways: Vec<Vec<Step>> = ways.into_iter().chain(before).collect();
         let inside: Vec<Vec<Step>> = match &explode {
             Some(array) => ways.iter().filter(|way| way.starts_with(array)).cloned().collect(),
             None => vec![],
@@ -96,15 +125,8 @@ pub fn plan(columns: &[JsonColumn], options: &JsonOptions) -> Result<Plan> {
         };
         let several = ways.len() > 1;
         for (rank, way) in ways.iter().enumerate() {
-            let mut at = 0;
-            for step in way {
-                at = plan.step(at, step);
-                at = plan.nodes[at].element.unwrap_or(at);
-                plan.nodes[at].below.push((column, several));
-            }
-            plan.nodes[at].below.pop();
             let rank = several.then_some(rank as u16);
-            plan.nodes[at].takes.push(Take { column, json: wanted.kind == JsonKind::Json, rank });
+            plan.take_at(0, way, Take { column, json: wanted.kind == JsonKind::Json, rank }, several);
         }
     }
     if !complaints.is_empty() {
@@ -122,10 +144,31 @@ pub fn plan(columns: &[JsonColumn], options: &JsonOptions) -> Result<Plan> {
     Ok(plan)
 }
 
+/// Where `ExtractNewRecordState` puts a field of the envelope: `source.lsn` at `__source_lsn`.
+fn flattened(steps: &[Step]) -> Vec<Step> {
+    let keys = steps.iter().map(|step| match step {
+        Step::Key(key) => key.clone(),
+        Step::Index(index) => index.to_string(),
+    });
+    vec![Step::Key(format!("__{}", keys.collect::<Vec<_>>().join("_")))]
+}
+
 impl Plan {
     fn node(&mut self, shown: String) -> usize {
         self.nodes.push(Node { shown, ..Node::default() });
         self.nodes.len() - 1
+    }
+
+    /// Has `take` read what lies below `root` at `way`.
+    fn take_at(&mut self, root: usize, way: &[Step], take: Take, several: bool) {
+        let mut at = root;
+        for step in way {
+            at = self.step(at, step);
+            at = self.nodes[at].element.unwrap_or(at);
+            self.nodes[at].below.push((take.column, several));
+        }
+        self.nodes[at].below.pop();
+        self.nodes[at].takes.push(take);
     }
 
     fn insert(&mut self, steps: &[Step]) -> usize {

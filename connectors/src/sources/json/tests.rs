@@ -539,7 +539,7 @@ proptest! {
         };
         let bytes = mutate(text.into_bytes(), &edits);
         let options = JsonOptions {
-            flatten: variant == 1, rescue: variant >= 2, explode: (variant == 3).then(|| "a".to_string()),
+            flatten: variant == 1, rescue: variant >= 2, explode: (variant == 3).then(|| "a".to_string()), ..Default::default()
         };
         let d = decoder(&all_columns(), &options);
         let whole = rows_in_steps(&d, &bytes, usize::MAX / 2);
@@ -557,7 +557,8 @@ proptest! {
     fn wanted_and_unwanted_fields_are_judged_alike(record in record(), edits in edits(), variant in 0..4usize) {
         let mut text = mutate(record.to_string().into_bytes(), &edits);
         text.retain(|b| *b != b'\n');
-        let options = JsonOptions { flatten: variant == 1, rescue: variant >= 2, explode: (variant == 3).then(|| "a".to_string()) };
+        let explode = (variant == 3).then(|| "a".to_string());
+        let options = JsonOptions { flatten: variant == 1, rescue: variant >= 2, explode, ..Default::default() };
         let by_columns = read(&all_columns(), &options, &text);
         let passed_over = read(&[], &JsonOptions::default(), &text);
         if let ([one, ..], [other]) = (&by_columns[..], &passed_over[..]) {

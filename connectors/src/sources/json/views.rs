@@ -9,6 +9,9 @@ use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, ScalarBuffer};
 /// A view that no string has: its length would be 4 GiB.
 pub const NULL: u128 = u128::MAX;
 
+/// A null that the record gives, told apart from a field that it lacks. Only where somebody asks; never in an array.
+pub const GIVEN_NULL: u128 = u128::MAX - 1;
+
 /// Strings inside the block must have 32-bit offsets.
 pub const MAX_BLOCK: usize = i32::MAX as usize;
 

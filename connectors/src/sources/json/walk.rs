@@ -1,6 +1,8 @@
 //! One pass over each record along the plan, predicting that its keys come in the order of the records before it.
 //! Writes views into columns. Knows no file and no record boundary.
 
+mod message;
+
 use std::borrow::Cow;
 
 use arrow::buffer::Buffer;
@@ -8,7 +10,7 @@ use arrow::buffer::Buffer;
 use super::keys::{Cursor, Keys};
 use super::plan::{Plan, Take};
 use super::scan::{MAX_DEPTH, Scanner, Stop, Token, unescape};
-use super::views::{self, NULL, Side};
+use super::views::{self, GIVEN_NULL, NULL, Side};
 
 /// Names of unknown keys that are remembered.
 pub const MAX_UNKNOWN: usize = 256;
@@ -51,6 +53,11 @@ pub struct Walk<'a> {
     fresh: Vec<String>,
     pub unknown: Vec<String>,
     learned: bool,
+    /// Write [`GIVEN_NULL`] where a record gives null.
+    pub tell_nulls: bool,
+    /// The record is a message that stands for no row; and how many of them there were.
+    tombstone: bool,
+    pub tombstones: u64,
 }
 
 /// What is remembered of the object at one node.
@@ -87,6 +94,9 @@ impl<'a> Walk<'a> {
             fresh: vec![],
             unknown: vec![],
             learned: false,
+            tell_nulls: false,
+            tombstone: false,
+            tombstones: 0,
         }
     }
 
@@ -94,6 +104,9 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     pub fn record(&mut self) -> Result<(), Stop> {
         self.begin();
+        if let Some(messages) = &self.plan.messages {
+            return self.message(messages);
+        }
         if self.scan.peek() != b'{' {
             let at = self.scan.pos;
             let token = self.scan.skip(0)?;
@@ -125,6 +138,11 @@ impl<'a> Walk<'a> {
     /// Makes the record's rows final and says how many there are.
     #[inline(always)]
     pub fn keep(&mut self) -> usize {
+        if self.tombstone {
+            self.tombstone = false;
+            self.tombstones += 1;
+            return 0;
+        }
         let rows = self.exploded.max(1);
         if rows > 1 {
             for column in &self.plan.base {
@@ -179,6 +197,7 @@ impl<'a> Walk<'a> {
         for column in &mut self.columns {
             column[self.base..=last].fill(NULL);
         }
+        self.tombstone = false;
         self.missed.clear();
         self.fresh.clear();
         if self.learned {
@@ -379,6 +398,7 @@ impl<'a> Walk<'a> {
         let block = self.scan.block;
         let end = self.scan.pos;
         let view = match token {
+            Token::Null if self.tell_nulls => GIVEN_NULL,
             Token::Null => return,
             Token::String { escaped } if !take.json => {
                 if escaped {
@@ -429,6 +449,12 @@ impl<'a> Walk<'a> {
             }
             _ => {
                 let token = self.scan.skip(depth)?;
+                if token == Token::Null && self.tell_nulls {
+                    for (column, _) in &node.below {
+                        let cell = &mut self.columns[*column][self.row];
+                        *cell = if *cell == NULL { GIVEN_NULL } else { *cell };
+                    }
+                }
                 if token != Token::Null && node.takes.is_empty() {
                     if self.rescue {
                         self.spare.extend_from_slice(&self.scan.block[start..self.scan.pos]);
