@@ -156,6 +156,8 @@ pub struct DataFile {
 pub struct Snapshot {
     /// Version of the format's log.
     pub version: u64,
+    /// Versions up to this one that only laid rows out anew: tables made from this one need not follow them.
+    pub rewrites: u64,
     /// Without hidden columns other than those the table keeps (`_file`, `_line`, `_rescued`); partition columns included, in table order.
     pub schema: SchemaRef,
     pub partition_columns: Vec<String>,
@@ -214,6 +216,10 @@ pub struct Change {
     pub descriptions: BTreeMap<String, String>,
     /// `append`, `replace`, ...: for the format's history.
     pub operation: String,
+    /// `false`: the rows of `add` are those of `remove`, laid out anew. Such a change goes on top of whatever was published in
+    /// between, unless a file that it removes went away, whatever `reads` says, and keeps the checkpoint, the schema and the partition
+    /// columns that it finds.
+    pub data_change: bool,
     /// Milliseconds since the epoch.
     pub now: i64,
 }
@@ -257,11 +263,59 @@ pub struct Purged {
     pub left: u64,
 }
 
+/// One version, as the log tells of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VersionInfo {
+    pub version: u64,
+    /// Milliseconds since the epoch at which the store took the version: what [`At::Timestamp`] goes by.
+    pub timestamp: i64,
+    /// `append`, `optimize`, ... for versions of Smelt; in capitals what other writers call it.
+    pub operation: String,
+    pub batch: Option<BatchId>,
+    /// Who wrote it, with its version.
+    pub engine: Option<String>,
+    pub files_added: u64,
+    pub files_removed: u64,
+    /// Rows in the files added, where the log counts them.
+    pub rows_added: Option<u64>,
+    /// Of the files added.
+    pub bytes_added: u64,
+    /// Whether rows changed, or only their layout.
+    pub data_change: bool,
+}
+
+/// Which version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    Version(u64),
+    /// The newest one that was there at this time, in milliseconds since the epoch.
+    Timestamp(i64),
+}
+
+/// An object below the table's root that nothing needs any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Garbage {
+    /// As [`DataFile::path`].
+    pub path: String,
+    pub bytes: u64,
+}
+
 /// One table of one format at one place.
 #[async_trait]
 pub trait TableFormat: Debug + Send + Sync {
     /// The newest version, or `None` where there is no table yet.
     async fn snapshot(&self) -> Result<Option<Snapshot>>;
+    /// An older version, with the checkpoint that it had.
+    ///
+    /// # Errors
+    /// `Error::Pipeline` where there is no such version, not yet or not any more; it names those that there are.
+    /// Whether the data files are still there is not looked at.
+    async fn snapshot_at(&self, at: At) -> Result<Snapshot>;
+    /// The newest `limit` versions that the log still tells of, the newest first.
+    async fn history(&self, limit: usize) -> Result<Vec<VersionInfo>>;
+    /// What no version needs that was the newest at `before` (milliseconds since the epoch) or later, no removal since then, and no
+    /// path in `keep`; nothing that was written since then. What tells of other objects comes before them.
+    async fn garbage(&self, before: i64, keep: &BTreeSet<String>) -> Result<Vec<Garbage>>;
     /// Publishes `change`, which was made from `base`: all of it or none. It goes on top of versions that others published
     /// since, where [`Change::reads`] allows it; what they and the change have taken in is then merged.
     async fn commit(&self, base: &Option<Snapshot>, change: Change) -> Result<Commit>;

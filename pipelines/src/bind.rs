@@ -335,6 +335,12 @@ fn bind_table(
     if mode == Mode::ReplacePartitions && table.partition_by.is_empty() {
         complaints.push(Complaint::at(["write"], "`replace_partitions` needs partitions").help("add `partition_by: [...]`"));
     }
+    if table.optimize.as_ref().and_then(|o| o.when_small_files).is_some_and(|n| n < 2) {
+        complaints.push(
+            Complaint::at(["optimize", "when_small_files"], "one file cannot be compacted with itself")
+                .help("write 2 or more, such as 50, or leave the key out"),
+        );
+    }
     if !complaints.is_empty() {
         return Err(Error::Pipeline(complaints));
     }
@@ -364,7 +370,9 @@ fn bind_table(
             quarantine: formats::open(FormatKind::Delta, quarantine_location.clone()),
             quarantine_location,
             partition_by: table.partition_by.iter().map(|p| p.value.clone()).collect(),
-            target_file_size: table.optimize.and_then(|o| o.target_file_size).map_or(128 << 20, |s| s.0),
+            target_file_size: table.optimize.as_ref().and_then(|o| o.target_file_size).map_or(128 << 20, |s| s.0),
+            sort_by: table.optimize.as_ref().map(|o| o.sort_by.clone()).unwrap_or_default(),
+            when_small_files: table.optimize.as_ref().and_then(|o| o.when_small_files),
             max_rejected: table.max_rejected,
             provenance: table.provenance.unwrap_or(true) && !changes,
             on_changed_file: table.on_changed_file.unwrap_or(OnChangedFile::Fail),

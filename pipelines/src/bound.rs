@@ -117,6 +117,10 @@ pub struct BoundTable {
     pub partition_by: Vec<PartitionBy>,
     /// Bytes.
     pub target_file_size: u64,
+    /// Of rows in files that compaction writes.
+    pub sort_by: Vec<String>,
+    /// So many small files in a partition are compacted after a load.
+    pub when_small_files: Option<u64>,
     pub max_rejected: Option<MaxRejected>,
     pub provenance: bool,
     pub on_changed_file: OnChangedFile,

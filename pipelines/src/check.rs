@@ -150,7 +150,30 @@ async fn plan(
         assembled.schema = shape.schema;
         assembled.partition_columns = shape.partition_columns;
     }
+    sort_order(table, &assembled.schema)?;
     Ok((assembled, inferred))
+}
+
+/// Whether the files of the table can be put in the order that it asks for.
+fn sort_order(table: &BoundTable, schema: &Schema) -> Result<()> {
+    let wrong = |(i, name): (usize, &String)| {
+        let complaint = |message: String| Complaint::at(["optimize".to_owned(), "sort_by".to_owned(), i.to_string()], message);
+        match schema.field_with_name(name) {
+            Err(_) => {
+                let names = schema.fields().iter().map(|f| f.name().as_str());
+                Some(
+                    complaint(format!("there is no column `{name}` to sort by"))
+                        .help(format!("the columns are {}", crate::diagnostic::listing(names))),
+                )
+            }
+            Ok(field) if !smelt_engine::write::zorder::sortable(field.data_type()) => {
+                Some(complaint(format!("column `{name}` is {}, which has no order", field.data_type())).help("sort by another column"))
+            }
+            Ok(_) => None,
+        }
+    };
+    let complaints: Vec<Complaint> = table.sort_by.iter().enumerate().filter_map(wrong).collect();
+    if complaints.is_empty() { Ok(()) } else { Err(Error::Pipeline(complaints)) }
 }
 
 /// What a conformed source gives for `contract`.

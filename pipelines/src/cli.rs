@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::maintain;
 use crate::progress::ProgressMode;
 
 const EXAMPLES: &str = "\
@@ -68,6 +69,24 @@ pub enum Command {
         after_help = "Examples:\n  smelt forget pipelines/shop --subject customer_id=4711 --reason 'request 2026-118' --dry-run\n  smelt forget pipelines/shop --file requests.csv --receipt receipt.json\n  smelt forget pipelines/shop --verify receipt.json"
     )]
     Forget(ForgetArgs),
+    /// Turn many small files into few large ones, or rewrite files in an order that lets queries skip them. Changes no rows.
+    #[command(
+        after_help = "Examples:\n  smelt optimize pipelines/olist\n  smelt optimize pipelines/olist silver.orders --zorder customer_id,purchased_at\n  smelt optimize pipelines/olist silver.orders --where \"purchased_at_month >= '2026-01'\" --target-size 256MB"
+    )]
+    Optimize(maintain::args::OptimizeArgs),
+    /// Remove files that no version needs any more which is still to be read, and the leavings of dead runs.
+    #[command(
+        after_help = "Examples:\n  smelt vacuum pipelines/olist --dry-run\n  smelt vacuum pipelines/olist silver.orders --retain '30 days'"
+    )]
+    Vacuum(maintain::args::VacuumArgs),
+    /// List the versions of a table, the newest first.
+    #[command(after_help = "Example:\n  smelt history pipelines/olist silver.orders --limit 5")]
+    History(maintain::args::HistoryArgs),
+    /// Bring back an older version of a table, as a new version.
+    #[command(
+        after_help = "Examples:\n  smelt restore pipelines/olist silver.orders --to 12 --dry-run\n  smelt restore pipelines/olist silver.orders --to 2026-01-31T06:00:00Z --keep-consumed"
+    )]
+    Restore(maintain::args::RestoreArgs),
     /// Make sample input of a realistic shape, at any size, byte-identical for a seed.
     Sample {
         #[command(subcommand)]
@@ -182,6 +201,9 @@ pub struct QueryArgs {
     pub env: Option<String>,
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Read a table as it was: silver.orders=12 or silver.orders=2026-01-31T06:00:00Z; a time alone holds for all tables. May be repeated.
+    #[arg(long, value_name = "[TABLE=]WHEN")]
+    pub as_of: Vec<String>,
     /// How the result is written to standard output.
     #[arg(long, value_enum, default_value = "table", value_name = "FORMAT")]
     pub format: OutputFormat,
@@ -296,6 +318,10 @@ pub fn main() -> ExitCode {
         Command::Run(args) => crate::run::main(&args, cli.log),
         Command::Query(args) => crate::query::main(&args, cli.log),
         Command::Forget(args) => crate::forget::main(&args, cli.log),
+        Command::Optimize(args) => maintain::optimize::main(&args, cli.log),
+        Command::Vacuum(args) => maintain::vacuum::main(&args, cli.log),
+        Command::History(args) => maintain::history::main(&args, cli.log),
+        Command::Restore(args) => maintain::restore::main(&args, cli.log),
         Command::Sample { what } => crate::sample::command::main(&what),
         Command::Schema(args) => match &args.pipeline {
             Some(pipeline) => crate::table_schema::main(pipeline, &args, cli.log),

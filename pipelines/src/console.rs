@@ -82,6 +82,10 @@ impl Console {
 
     /// A mistake in the SQL of a query.
     pub fn query_error(self, sql: &str, e: datafusion::error::DataFusionError) -> u8 {
+        // What a table has to say is no mistake in the SQL.
+        if matches!(e.find_root(), datafusion::error::DataFusionError::External(own) if own.is::<Error>()) {
+            return self.error(&Error::from(e));
+        }
         match smelt_engine::steps::expression::complaints(&e, &[], &[]).into_iter().next() {
             Some(complaint) => {
                 let mut sources = Sources::default();

@@ -11,6 +11,7 @@ pub mod graph;
 pub mod init;
 pub mod look;
 pub mod machine;
+pub mod maintain;
 pub mod plan;
 pub mod progress;
 pub mod query;

@@ -14,6 +14,7 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use smelt_connectors::formats;
 use smelt_connectors::stores::{Location, Stores};
+use smelt_engine::error::Complaint;
 use smelt_engine::keys::Keys;
 use smelt_engine::ledger::Ledger;
 use smelt_engine::session::Resources;
@@ -22,6 +23,8 @@ use smelt_engine::{Error, Result, steps};
 use crate::bind;
 use crate::cli::{OutputFormat, QueryArgs};
 use crate::console::Console;
+use crate::maintain::as_of::AsOf;
+use crate::maintain::restore::complete;
 use crate::{machine, units};
 
 /// The command.
@@ -40,7 +43,8 @@ pub fn main(args: &QueryArgs, log: crate::cli::LogFormat) -> u8 {
     let done = console.block_on(threads, async {
         let lake = lake(&place, args, &console).await?;
         let resources = Resources::new(usize::try_from(memory).unwrap_or(usize::MAX), threads, None).map_err(|e| console.error(&e))?;
-        let stream = query(&lake, &resources, &sql).await.map_err(|e| console.query_error(&sql, e))?;
+        let as_of = AsOf::parse(&args.as_of).map_err(|e| console.error(&e))?;
+        let stream = query_at(&lake, &resources, &sql, as_of).await.map_err(|e| console.query_error(&sql, e))?;
         write(stream, args.format).await.map_err(|e| match e {
             Written::Closed => 0,
             Written::Failed(e) => console.error(&e),
@@ -73,7 +77,7 @@ async fn lake(place: &str, args: &QueryArgs, console: &Console) -> Result<Lake, 
     }
     if !remote && !file.is_dir() {
         return Err(console.error(&Error::Pipeline(vec![
-            smelt_engine::error::Complaint::at(Vec::<String>::new(), format!("{place} is neither a pipeline nor the folder of a lake"))
+            Complaint::at(Vec::<String>::new(), format!("{place} is neither a pipeline nor the folder of a lake"))
                 .help("give a folder with pipeline.yaml, or the folder that holds silver/ and gold/"),
         ])));
     }
@@ -83,12 +87,17 @@ async fn lake(place: &str, args: &QueryArgs, console: &Console) -> Result<Lake, 
     Ok(Lake { stores, location, keys: Keys::default() })
 }
 
-/// Plans and starts a query.
+/// Plans and starts a query over the newest versions.
 pub async fn query(lake: &Lake, resources: &Resources, sql: &str) -> Result<SendableRecordBatchStream, DataFusionError> {
+    query_at(lake, resources, sql, AsOf::default()).await
+}
+
+/// Plans and starts a query that reads tables as they were.
+pub async fn query_at(lake: &Lake, resources: &Resources, sql: &str, as_of: AsOf) -> Result<SendableRecordBatchStream, DataFusionError> {
     let session = resources.session(Arc::new(Ledger::default()));
     steps::mask::register(&session, &lake.keys);
     lake.stores.register(&resources.runtime, &lake.location);
-    session.register_catalog("lake", Arc::new(LakeCatalog::open(lake).await?));
+    session.register_catalog("lake", Arc::new(LakeCatalog::open(lake, as_of).await?));
     let read_only = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     session.sql_with_options(sql, read_only).await?.execute_stream().await
 }
@@ -100,14 +109,23 @@ struct LakeCatalog {
 }
 
 impl LakeCatalog {
-    async fn open(lake: &Lake) -> Result<Self, DataFusionError> {
+    async fn open(lake: &Lake, as_of: AsOf) -> Result<Self, DataFusionError> {
+        let as_of = Arc::new(as_of);
         let store = &lake.location.store;
         let layers = folders(store.as_ref(), &lake.location.prefix).await?;
         let mut schemas = vec![];
         for layer in layers {
             let tables = folders(store.as_ref(), &lake.location.prefix.clone().join(layer.as_str())).await?;
-            let schema = LakeSchema { lake: lake.location.clone(), layer: layer.clone(), tables };
+            let schema = LakeSchema { lake: lake.location.clone(), layer: layer.clone(), tables, as_of: Arc::clone(&as_of) };
             schemas.push((layer, Arc::new(schema)));
+        }
+        let there = |name: &str| {
+            let (layer, table) = name.split_once('.').unwrap_or_default();
+            schemas.iter().any(|(l, schema)| l == layer && schema.table_exist(table))
+        };
+        if let Some(stranger) = as_of.tables.keys().find(|t| !there(t)) {
+            let c = Complaint::at(Vec::<String>::new(), format!("--as-of: there is no table `{stranger}` in the lake"));
+            return Err(Error::pipeline(c.help("names are layer.table; `show tables` lists them")).into());
         }
         Ok(LakeCatalog { schemas })
     }
@@ -136,6 +154,7 @@ struct LakeSchema {
     lake: Location,
     layer: String,
     tables: Vec<String>,
+    as_of: Arc<AsOf>,
 }
 
 #[async_trait]
@@ -150,7 +169,13 @@ impl SchemaProvider for LakeSchema {
         let mut location = self.lake.clone();
         location.prefix = self.lake.prefix.clone().join(self.layer.as_str()).join(name);
         let Some(kind) = formats::detect(&location).await? else { return Ok(None) };
-        let format = formats::open(kind, location);
+        let format = formats::open(kind, location.clone());
+        let full = format!("{}.{name}", self.layer);
+        if let Some(at) = self.as_of.of(&full) {
+            let snapshot = format.snapshot_at(at).await?;
+            complete(&location, &full, &snapshot).await?;
+            return Ok(Some(format.provider(&snapshot).await?));
+        }
         match format.snapshot().await? {
             Some(snapshot) => Ok(Some(format.provider(&snapshot).await?)),
             None => Ok(None),
@@ -249,7 +274,12 @@ async fn write(mut stream: SendableRecordBatchStream, format: OutputFormat) -> R
 
 /// All rows of a query, for tests and other commands.
 pub async fn collect(lake: &Lake, resources: &Resources, sql: &str) -> Result<Vec<RecordBatch>> {
-    let mut stream = query(lake, resources, sql).await?;
+    collect_at(lake, resources, sql, AsOf::default()).await
+}
+
+/// As [`collect`], over tables as they were.
+pub async fn collect_at(lake: &Lake, resources: &Resources, sql: &str, as_of: AsOf) -> Result<Vec<RecordBatch>> {
+    let mut stream = query_at(lake, resources, sql, as_of).await?;
     let mut out = vec![];
     while let Some(batch) = stream.next().await {
         out.push(batch?);

@@ -30,8 +30,6 @@ pub(crate) const UNAVAILABLE: Unavailable<'static> = &[
     ("Pipeline", "notify"),
     ("Pipeline", "mask_all"),
     ("Table", "publish"),
-    ("Optimize", "sort_by"),
-    ("Optimize", "when_small_files"),
     ("Mask", "encrypt"),
     ("Mask", "fpe"),
     ("Mask", "substitute"),
@@ -249,11 +247,17 @@ pub enum WriteSpec {
 }
 
 /// How data files are laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Optimize {
     /// About how large a data file should become: `128MB`.
     pub target_file_size: Option<ByteSize>,
+    /// The order of rows in files that compaction writes: `[customer_id]`. Queries on the first of these columns then skip files.
+    #[serde(default)]
+    pub sort_by: Vec<String>,
+    /// After a load, compact each partition that has at least as many files below half of `target_file_size`: `50`. Never when absent.
+    #[schemars(range(min = 2))]
+    pub when_small_files: Option<u64>,
 }
 
 impl Table {
@@ -266,7 +270,7 @@ impl Table {
     fn apply(&mut self, defaults: &Defaults) {
         self.format = self.format.or(defaults.format);
         self.schema = self.schema.or(defaults.schema);
-        self.optimize = self.optimize.or(defaults.optimize);
+        self.optimize = self.optimize.take().or_else(|| defaults.optimize.clone());
         self.max_rejected = self.max_rejected.or(defaults.max_rejected);
         self.provenance = self.provenance.or(defaults.provenance);
         self.on_changed_file = self.on_changed_file.or(defaults.on_changed_file);

@@ -3,8 +3,7 @@
 //! consumed files, lies in objects of its own (see `consumed`).
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 use serde::{Deserialize, Serialize};
 use smelt_engine::error::{Error, Result};
 use smelt_engine::table::Checkpoint;
@@ -18,8 +17,6 @@ use crate::stores::Location;
 pub(super) const FORMAT: u32 = 2;
 /// Checkpoints up to this many bytes of JSON may lie in the commit itself, where the format has a place for them.
 pub(super) const INLINE: usize = 4096;
-/// How many old sidecars stay for readers that hold an old snapshot.
-const KEEP: u64 = 20;
 pub(super) const FOLDER: &str = "_smelt/checkpoints";
 
 #[derive(Serialize)]
@@ -60,23 +57,24 @@ pub(super) async fn write(table: &Location, checkpoint: &Checkpoint, id: u64) ->
     Ok(())
 }
 
-/// Reads a sidecar that a commit refers to.
+/// Reads a sidecar that the newest commit refers to.
 pub(super) async fn read(table: &Location, sequence: u64, id: u64) -> Result<Checkpoint> {
+    find(table, sequence, id).await?.ok_or_else(|| {
+        Error::data(
+            format!("{} says that its checkpoint is {}, which is gone", table.display, sidecar(sequence, id)),
+            "restore the object from a backup or versioning; without it, what was consumed is unknown and only --full-refresh is safe",
+        )
+    })
+}
+
+/// Reads a sidecar that a commit refers to; `None` where it is gone, as those of old versions may be.
+pub(super) async fn find(table: &Location, sequence: u64, id: u64) -> Result<Option<Checkpoint>> {
     let relative = sidecar(sequence, id);
-    let packed = match table.store.get(&table.path(&relative)?).await {
-        Ok(found) => found.bytes().await?,
-        Err(object_store::Error::NotFound { .. }) => {
-            return Err(Error::data(
-                format!("{} says that its checkpoint is {relative}, which is gone", table.display),
-                "restore the object from a backup or versioning; without it, what was consumed is unknown and only --full-refresh is safe",
-            ));
-        }
-        Err(e) => return Err(e.into()),
-    };
+    let Some(packed) = fetch(table, &relative).await? else { return Ok(None) };
     let json = zstd::stream::decode_all(packed.as_ref()).map_err(|e| damaged(table, &relative, e))?;
     supported(table, &relative, &json)?;
     let stored: Stored = serde_json::from_slice(&json).map_err(|e| damaged(table, &relative, e))?;
-    Ok(stored.checkpoint)
+    Ok(Some(stored.checkpoint))
 }
 
 /// Refuses what a newer Smelt wrote.
@@ -94,23 +92,6 @@ pub(super) fn supported(table: &Location, object: &str, json: &[u8]) -> Result<(
 /// An object of ours that is not what we wrote.
 pub(super) fn damaged(table: &Location, object: &str, e: impl std::fmt::Display) -> Error {
     Error::data(format!("{object} of {} cannot be read: {e}", table.display), "restore the object from a backup or versioning")
-}
-
-/// Removes sidecars and lists of files that no reader can want any more. Failing to only costs space.
-pub(super) async fn prune(table: &Location, newest: &Checkpoint) -> Result<()> {
-    let Some(before) = newest.sequence.checked_sub(KEEP) else { return Ok(()) };
-    let old: Vec<_> = table
-        .store
-        .list(Some(&table.path(FOLDER)?))
-        .try_filter_map(|object| async move {
-            let sequence = object.location.filename().and_then(|name| name.get(..20)).and_then(|n| n.parse::<u64>().ok());
-            Ok(sequence.filter(|s| *s < before).map(|_| object.location))
-        })
-        .try_collect()
-        .await?;
-    let gone = futures::stream::iter(old.into_iter().map(Ok)).boxed();
-    table.store.delete_stream(gone).try_for_each(|_| async { Ok(()) }).await?;
-    consumed::prune(table, &newest.files, before).await
 }
 
 /// The bytes of an object, or `None` where there is none.

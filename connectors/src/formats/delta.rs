@@ -6,6 +6,7 @@
 //! every writer carries it through log checkpoints. Commits are written by us, one put-if-absent each (see `publish`);
 //! delta-rs writes the log checkpoints.
 
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
@@ -16,19 +17,23 @@ use deltalake::logstore::{StorageConfig, default_logstore};
 use object_store::prefix::PrefixStore;
 use serde_json::{Value, json};
 use smelt_engine::error::{Error, Result};
-use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Purge, Purged, Reads, Remove, Snapshot, TableFormat};
+use smelt_engine::table::{
+    At, BatchId, Change, Checkpoint, Commit, DataFile, Garbage, Purge, Purged, Reads, Remove, Snapshot, TableFormat, VersionInfo,
+};
 use url::Url;
 
 use super::delta_log::{self, LogState, Metadata, encode};
 use super::delta_protocol::Protocol;
 use super::publish::{Log, keeps_files, precheck, publish};
 use super::schema::{Dialect, evolve, from_json, to_json};
-use super::{checkpoint, parquet, purge, scan};
+use super::{checkpoint, delta_versions, parquet, purge, scan, versions};
 use crate::stores::Location;
 
 /// Application ids of our `txn` actions.
 pub(super) const SEQUENCE: &str = "smelt.sequence";
 pub(super) const ATTEMPT: &str = "smelt.attempt";
+/// Counts the versions of ours that changed no rows.
+const REWRITES: &str = "smelt.rewrites";
 /// A log checkpoint every so many versions.
 const LOG_CHECKPOINT: u64 = 10;
 
@@ -56,7 +61,8 @@ impl DeltaFormat {
         &self.location.display
     }
 
-    async fn snapshot_of(&self, log: LogState) -> Result<Snapshot> {
+    /// `old`: not the newest version, so that its checkpoint may be gone.
+    async fn snapshot_of(&self, log: LogState, old: bool) -> Result<Snapshot> {
         let schema: Value =
             serde_json::from_str(&log.metadata.schema_string).map_err(|e| checkpoint::damaged(&self.location, "schemaString", e))?;
         let arrow = from_json(&schema).map_err(|ty| {
@@ -67,11 +73,16 @@ impl DeltaFormat {
         })?;
         let number = |id: &str| log.txns.get(id).and_then(|v| u64::try_from(*v).ok());
         let taken = match (number(SEQUENCE), number(ATTEMPT)) {
+            (Some(sequence), Some(id)) if old => {
+                let found = checkpoint::find(&self.location, sequence, id).await?;
+                found.ok_or_else(|| delta_versions::forgotten(self.table(), log.version))?
+            }
             (Some(sequence), Some(id)) => checkpoint::read(&self.location, sequence, id).await?,
             _ => Checkpoint::default(),
         };
         Ok(Snapshot {
             version: log.version,
+            rewrites: number(REWRITES).unwrap_or_default(),
             schema: arrow,
             partition_columns: log.metadata.partition_columns.clone(),
             files: Arc::new(log.files),
@@ -81,16 +92,13 @@ impl DeltaFormat {
     }
 
     /// After the commit: failing costs time or space, never rows.
-    async fn tend(&self, base: Option<&Snapshot>, version: u64, newest: &Checkpoint) {
+    async fn tend(&self, base: Option<&Snapshot>, version: u64) {
         let last = base.and_then(|s| state(s).ok()?.log_checkpoint).unwrap_or_default();
         if version < last + LOG_CHECKPOINT {
             return;
         }
         if let Err(e) = self.log_checkpoint().await {
             tracing::warn!("{}: the log checkpoint of version {version} failed, the next one will do: {e}", self.table());
-        }
-        if let Err(e) = checkpoint::prune(&self.location, newest).await {
-            tracing::warn!("{}: old checkpoints could not be removed: {e}", self.table());
         }
     }
 
@@ -121,7 +129,7 @@ impl DeltaFormat {
 impl TableFormat for DeltaFormat {
     async fn snapshot(&self) -> Result<Option<Snapshot>> {
         match delta_log::load(&self.location).await? {
-            Some(log) => self.snapshot_of(log).await.map(Some),
+            Some(log) => self.snapshot_of(log, false).await.map(Some),
             None => {
                 parquet::refuse_other(&self.location, parquet::VERSIONS, "parquet", "delta").await?;
                 Ok(None)
@@ -135,9 +143,27 @@ impl TableFormat for DeltaFormat {
         }
         let (outcome, on) = publish(self, base, &mut change).await?;
         if let Commit::Published { version } = outcome {
-            self.tend(on.as_ref(), version, &change.checkpoint).await;
+            self.tend(on.as_ref(), version).await;
         }
         Ok(outcome)
+    }
+
+    async fn snapshot_at(&self, at: At) -> Result<Snapshot> {
+        let versions = delta_log::versions(&self.location).await?.ok_or_else(|| versions::none(self.table()))?;
+        let log = delta_log::load_at(&self.location, versions.find(at, self.table())?).await?;
+        let old = log.version < versions.newest;
+        self.snapshot_of(log, old).await
+    }
+
+    async fn history(&self, limit: usize) -> Result<Vec<VersionInfo>> {
+        delta_versions::history(&self.location, limit).await
+    }
+
+    async fn garbage(&self, before: i64, keep: &BTreeSet<String>) -> Result<Vec<Garbage>> {
+        match self.snapshot().await? {
+            Some(current) => delta_versions::garbage(&self.location, &current, before, keep).await,
+            None => Ok(vec![]),
+        }
     }
 
     async fn provider(&self, snapshot: &Snapshot) -> Result<Arc<dyn TableProvider>> {
@@ -193,28 +219,40 @@ impl Log for DeltaFormat {
 
     fn body(&self, on: Option<&Snapshot>, _version: u64, change: &Change, id: u64) -> Result<Bytes> {
         let before = on.map(state).transpose()?;
-        let removed: &[DataFile] = match (&change.remove, on) {
-            (Remove::Everything, Some(on)) => &on.files,
-            (Remove::Files(files), _) => files,
-            _ => &[],
+        // What a whole replacement leaves as it is (a restore may) is in neither list: a path stands in a commit once.
+        let (removed, added): (Vec<&DataFile>, Vec<&DataFile>) = match (&change.remove, on) {
+            (Remove::Everything, Some(on)) => {
+                let paths = |files: &[DataFile]| files.iter().map(|f| f.path.clone()).collect::<HashSet<_>>();
+                let (before, after) = (paths(&on.files), paths(&change.add));
+                let gone = on.files.iter().filter(|f| !after.contains(&f.path)).collect();
+                (gone, change.add.iter().filter(|f| !before.contains(&f.path)).collect())
+            }
+            (Remove::Files(files), _) => (files.iter().collect(), change.add.iter().collect()),
+            _ => (vec![], change.add.iter().collect()),
         };
         if let Some(state) = before {
-            state.protocol.check_write(&state.metadata.configuration, &state.schema, !removed.is_empty(), self.table())?;
+            let takes = !removed.is_empty() && change.data_change;
+            state.protocol.check_write(&state.metadata.configuration, &state.schema, takes, self.table())?;
         }
-        let mut lines = vec![commit_info(change)];
-        lines.extend(self.rules(on, before, change)?);
-        lines.push(json!({"txn": {"appId": SEQUENCE, "version": change.checkpoint.sequence, "lastUpdated": change.now}}));
-        lines.push(json!({"txn": {"appId": ATTEMPT, "version": id, "lastUpdated": change.now}}));
+        let mut lines = vec![commit_info(change, id)];
+        let txn = |app: &str, version: u64| json!({"txn": {"appId": app, "version": version, "lastUpdated": change.now}});
+        if change.data_change {
+            lines.extend(self.rules(on, before, change)?);
+            lines.push(txn(SEQUENCE, change.checkpoint.sequence));
+            lines.push(txn(ATTEMPT, id));
+        } else {
+            lines.push(txn(REWRITES, on.map_or(0, |on| on.rewrites) + 1));
+        }
         lines.extend(removed.iter().map(|f| {
             json!({"remove": {
-                "path": encode(&f.path), "deletionTimestamp": change.now, "dataChange": true, "extendedFileMetadata": true,
+                "path": encode(&f.path), "deletionTimestamp": change.now, "dataChange": change.data_change, "extendedFileMetadata": true,
                 "partitionValues": partition_values(f), "size": f.bytes,
             }})
         }));
-        lines.extend(change.add.iter().map(|f| {
+        lines.extend(added.iter().map(|f| {
             json!({"add": {
                 "path": encode(&f.path), "partitionValues": partition_values(f), "size": f.bytes,
-                "modificationTime": f.modified, "dataChange": true, "stats": f.stats,
+                "modificationTime": f.modified, "dataChange": change.data_change, "stats": f.stats,
             }})
         }));
         let mut body = Vec::with_capacity(lines.len() * 256);
@@ -269,10 +307,16 @@ impl DeltaFormat {
     }
 }
 
-fn commit_info(change: &Change) -> Value {
-    let mode = if matches!(change.remove, Remove::Nothing) { "Append" } else { "Overwrite" };
+/// `id` makes sure that no two writers' commits are the same bytes.
+fn commit_info(change: &Change, id: u64) -> Value {
+    let (operation, parameters) = match (&change.remove, change.operation.as_str()) {
+        _ if !change.data_change => ("OPTIMIZE", json!({})),
+        (_, "restore") => ("RESTORE", json!({})),
+        (Remove::Nothing, _) => ("WRITE", json!({"mode": "Append"})),
+        _ => ("WRITE", json!({"mode": "Overwrite"})),
+    };
     json!({"commitInfo": {
-        "timestamp": change.now, "operation": "WRITE", "operationParameters": {"mode": mode},
+        "timestamp": change.now, "operation": operation, "operationParameters": parameters, "smelt.attempt": format!("{id:016x}"),
         "isBlindAppend": matches!((&change.reads, &change.remove), (Reads::Nothing, Remove::Nothing)), "engineInfo": concat!("smelt/", env!("CARGO_PKG_VERSION")),
         "userMetadata": change.batch.0, "smelt.batch": change.batch.0, "smelt.operation": change.operation,
         "smelt.format": checkpoint::FORMAT,

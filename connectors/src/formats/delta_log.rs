@@ -22,6 +22,7 @@ use smelt_engine::table::DataFile;
 
 use super::checkpoint::{damaged, fetch};
 use super::delta_protocol::Protocol;
+use super::versions::Versions;
 use crate::stores::{Location, decode};
 
 /// Below the table's root.
@@ -114,12 +115,54 @@ pub(super) async fn load(table: &Location) -> Result<Option<LogState>> {
         // The hint is stale or wrong; it is only a hint.
         listing = list(table, None).await?;
     }
-    let Some(newest) = listing.commits.last().copied().max(listing.checkpoint.as_ref().map(|c| c.0)) else {
-        return Ok(None);
+    let Some(newest) = listing.newest() else { return Ok(None) };
+    replay(table, listing, newest).await.map(Some)
+}
+
+/// Version `version`, which [`versions`] says is there.
+pub(super) async fn load_at(table: &Location, version: u64) -> Result<LogState> {
+    let mut listing = list(table, None).await?;
+    listing.checkpoint = listing.checkpoints.range(..=version).next_back().map(|(v, parts)| (*v, parts.clone()));
+    replay(table, listing, version).await
+}
+
+/// The versions that can be read; `None` where there is no log.
+pub(super) async fn versions(table: &Location) -> Result<Option<Versions>> {
+    let mut listing = list(table, None).await?;
+    let Some(newest) = listing.newest() else { return Ok(None) };
+    // Commits without a gap up to the newest one, and the oldest version from which they lead there. A listing that was made while
+    // others wrote may leave one out.
+    let lowest = listing.commits.first().copied().unwrap_or(newest);
+    let mut first = newest + 1;
+    while first > lowest && (listing.commits.binary_search(&(first - 1)).is_ok() || fetch(table, &entry(first - 1)).await?.is_some()) {
+        first -= 1;
+        if let Some(later) = listing.times.get(&(first + 1)).copied() {
+            listing.times.entry(first).or_insert(later);
+        }
+    }
+    let oldest = match first {
+        0 => 0,
+        _ => listing.checkpoints.range(first - 1..).next().map_or(newest, |(v, _)| *v),
     };
+    Ok(Some(Versions::new(oldest, newest, listing.times)))
+}
+
+/// The newest log checkpoint: its version and the names of its parts; and the commits after it, or all where there is none.
+pub(super) async fn newest_checkpoint(table: &Location) -> Result<(u64, Vec<String>, Vec<u64>)> {
+    let Listing { checkpoint, mut commits, .. } = list(table, None).await?;
+    match checkpoint {
+        Some((version, parts)) => {
+            commits.retain(|v| *v > version);
+            Ok((version, parts, commits))
+        }
+        None => Ok((0, vec![], commits)),
+    }
+}
+
+async fn replay(table: &Location, mut listing: Listing, newest: u64) -> Result<LogState> {
     let first = listing.checkpoint.as_ref().map_or(0, |c| c.0 + 1);
     let needed: Vec<u64> = (first..=newest).collect();
-    listing.commits.retain(|v| *v >= first);
+    listing.commits.retain(|v| (first..=newest).contains(v));
     if let Some(missing) = missing(table, &listing.commits, &needed).await? {
         let (reason, help) = if listing.v2 {
             (
@@ -141,7 +184,7 @@ pub(super) async fn load(table: &Location) -> Result<Option<LogState>> {
     for (version, commit) in needed.iter().zip(fetch_all(table, needed.iter().map(|v| entry(*v)).collect()).await?) {
         replay.commit(&commit).map_err(|e| damaged(table, &entry(*version), e))?;
     }
-    replay.finish(newest, listing.checkpoint.map(|c| c.0), table).map(Some)
+    replay.finish(newest, listing.checkpoint.map(|c| c.0), table)
 }
 
 /// The first version that is needed and not there. A listing that was made while others wrote may leave out a version
@@ -159,10 +202,20 @@ async fn missing(table: &Location, listed: &[u64], needed: &[u64]) -> Result<Opt
 struct Listing {
     /// Ascending.
     commits: Vec<u64>,
-    /// The newest complete one, and its parts.
+    /// Complete ones, and their parts.
+    checkpoints: BTreeMap<u64, Vec<String>>,
+    /// The one to start from: the newest.
     checkpoint: Option<(u64, Vec<String>)>,
+    /// Milliseconds since the epoch at which each version was written.
+    times: BTreeMap<u64, i64>,
     /// There are checkpoints of the second kind.
     v2: bool,
+}
+
+impl Listing {
+    fn newest(&self) -> Option<u64> {
+        self.commits.last().copied().max(self.checkpoints.keys().next_back().copied())
+    }
 }
 
 async fn list(table: &Location, from: Option<u64>) -> Result<Listing> {
@@ -176,8 +229,13 @@ async fn list(table: &Location, from: Option<u64>) -> Result<Listing> {
     let mut parts: BTreeMap<u64, BTreeMap<(u64, u64), String>> = BTreeMap::new();
     while let Some(object) = entries.try_next().await? {
         let Some((version, kind)) = name_in(&folder, &object.location) else { continue };
+        let written = object.last_modified.timestamp_millis();
+        let known = found.times.entry(version).or_insert(written);
         match kind.split('.').collect::<Vec<_>>()[..] {
-            ["json"] => found.commits.push(version),
+            ["json"] => {
+                *known = written;
+                found.commits.push(version);
+            }
             ["checkpoint", "parquet"] => drop(parts.entry(version).or_default().insert((1, 1), format!("{FOLDER}/{version:020}.{kind}"))),
             ["checkpoint", part, of, "parquet"] => {
                 if let (Ok(part), Ok(of)) = (part.parse(), of.parse()) {
@@ -189,10 +247,12 @@ async fn list(table: &Location, from: Option<u64>) -> Result<Listing> {
         }
     }
     found.commits.sort_unstable();
-    found.checkpoint = parts.into_iter().rev().find_map(|(version, parts)| {
+    let complete = parts.into_iter().filter_map(|(version, parts)| {
         let complete = parts.keys().map(|(of, _)| *of).find(|of| parts.keys().filter(|(o, _)| o == of).count() as u64 == *of)?;
         Some((version, parts.into_iter().filter(|((of, _), _)| *of == complete).map(|(_, name)| name).collect()))
     });
+    found.checkpoints = complete.collect();
+    found.checkpoint = found.checkpoints.iter().next_back().map(|(version, parts)| (*version, parts.clone()));
     Ok(found)
 }
 
@@ -206,7 +266,7 @@ fn name_in<'a>(folder: &Path, object: &'a Path) -> Option<(u64, &'a str)> {
     Some((version.parse().ok()?, rest.strip_prefix('.')?))
 }
 
-async fn fetch_all(table: &Location, names: Vec<String>) -> Result<Vec<Bytes>> {
+pub(super) async fn fetch_all(table: &Location, names: Vec<String>) -> Result<Vec<Bytes>> {
     futures::stream::iter(names)
         .map(|name| async move {
             fetch(table, &name).await?.ok_or_else(|| {

@@ -9,7 +9,10 @@ pub mod consumed;
 mod delta;
 mod delta_log;
 mod delta_protocol;
+mod delta_versions;
+mod garbage;
 mod parquet;
+mod parquet_versions;
 mod publish;
 mod purge;
 mod rebase;
@@ -17,6 +20,7 @@ mod scan;
 mod schema;
 mod schema_log;
 mod symlink;
+mod versions;
 
 #[cfg(test)]
 mod suite;
@@ -28,6 +32,7 @@ use smelt_engine::error::Result;
 use smelt_engine::table::TableFormat;
 
 pub use delta::DeltaFormat;
+pub use garbage::{missing, sweep};
 pub use parquet::ParquetFormat;
 pub use schema_log::{LoggedSchema, schema_log};
 

@@ -6,7 +6,7 @@
 //! is only a hint; the symlink manifests for other engines and the hint are rewritten after the commit, in that order, and by the next
 //! reader where a kill came between.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow::array::ArrayRef;
@@ -18,12 +18,15 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use smelt_engine::error::{Complaint, Error, Result};
-use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Purge, Purged, Remove, Snapshot, TableFormat};
+use smelt_engine::table::{
+    At, BatchId, Change, Checkpoint, Commit, DataFile, Garbage, Purge, Purged, Remove, Snapshot, TableFormat, VersionInfo,
+};
 
 use super::checkpoint::{self, damaged, fetch, supported};
 use super::publish::{Log, keeps_files, precheck, publish};
 use super::schema::{Dialect, evolve, from_json, to_json};
-use super::{delta_log, purge, scan, symlink};
+use super::versions::{self, Versions};
+use super::{delta_log, delta_versions, parquet_versions, purge, scan, symlink};
 use crate::stores::Location;
 
 /// Below the table's root.
@@ -42,41 +45,77 @@ pub struct ParquetFormat {
 
 /// One version.
 #[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
+pub(super) struct Manifest {
     format: u32,
     version: u64,
     /// Of the commit; tells two writers of the same version apart.
     attempt: u64,
-    batch: BatchId,
-    operation: String,
+    pub(super) batch: BatchId,
+    pub(super) operation: String,
     /// Milliseconds since the epoch.
     timestamp: i64,
-    engine: String,
+    pub(super) engine: String,
     schema: Value,
     partition_columns: Vec<String>,
-    checkpoint: Kept,
+    pub(super) checkpoint: Kept,
     /// The version that `add` and `remove` build on through all between; its own number: `add` is the whole list.
-    full: u64,
-    add: Vec<DataFile>,
+    pub(super) full: u64,
+    pub(super) add: Vec<DataFile>,
     remove: Vec<String>,
+    /// What the version did, which `add` and `remove` do not tell where they are the whole list.
+    #[serde(default)]
+    pub(super) did: Option<Did>,
+    /// Versions of this table up to this one that changed no rows.
+    #[serde(default)]
+    rewrites: u64,
+}
+
+/// For the history.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Did {
+    pub files_added: u64,
+    pub files_removed: u64,
+    pub rows_added: u64,
+    pub bytes_added: u64,
+    pub data_change: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Kept {
+pub(super) enum Kept {
     Inline(Box<Checkpoint>),
-    /// The sidecar that `attempt` wrote.
+    /// The sidecar that `attempt` wrote: this version's, unless it kept the checkpoint of another one.
     Sidecar {
         sequence: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attempt: Option<u64>,
     },
+}
+
+impl Manifest {
+    /// Sequence and attempt of the sidecar that holds the checkpoint, where one does.
+    pub(super) fn sidecar(&self) -> Option<(u64, u64)> {
+        match self.checkpoint {
+            Kept::Sidecar { sequence, attempt } => Some((sequence, attempt.unwrap_or(self.attempt))),
+            Kept::Inline(_) => None,
+        }
+    }
 }
 
 /// What `Snapshot::state` holds.
 struct State {
     schema: Value,
     full: u64,
+    /// Attempt that wrote the checkpoint's sidecar, where it has one.
+    sidecar: Option<u64>,
     /// Hint and symlink manifests are of this version.
     pointed: bool,
+}
+
+impl State {
+    fn pointed(&self) -> State {
+        State { schema: self.schema.clone(), full: self.full, sidecar: self.sidecar, pointed: true }
+    }
 }
 
 #[derive(Deserialize)]
@@ -130,12 +169,68 @@ impl ParquetFormat {
         Ok((hint, found))
     }
 
-    fn parse(&self, version: u64, json: &[u8]) -> Result<Manifest> {
+    pub(super) fn parse(&self, version: u64, json: &[u8]) -> Result<Manifest> {
         supported(&self.location, &entry(version), json)?;
         serde_json::from_slice(json).map_err(|e| damaged(&self.location, &entry(version), e))
     }
 
-    async fn files(&self, newest: &mut Manifest) -> Result<Vec<DataFile>> {
+    /// `pointed`: whether hint and symlink manifests are of this version; `None` for a look back, whose checkpoint may be gone.
+    async fn snapshot_of(&self, version: u64, json: &[u8], pointed: Option<bool>) -> Result<Snapshot> {
+        let mut manifest = self.parse(version, json)?;
+        let files = self.files(&mut manifest).await?;
+        let schema = from_json(&manifest.schema).map_err(|ty| damaged(&self.location, &entry(version), format!("unknown type {ty}")))?;
+        let sidecar = manifest.sidecar();
+        let taken = match (manifest.checkpoint, sidecar) {
+            (Kept::Inline(checkpoint), _) => *checkpoint,
+            (Kept::Sidecar { .. }, Some((sequence, id))) if pointed.is_none() => {
+                checkpoint::find(&self.location, sequence, id).await?.ok_or_else(|| delta_versions::forgotten(self.table(), version))?
+            }
+            (Kept::Sidecar { sequence, .. }, sidecar) => {
+                checkpoint::read(&self.location, sequence, sidecar.map_or(manifest.attempt, |s| s.1)).await?
+            }
+        };
+        let pointed = pointed.unwrap_or(false);
+        Ok(Snapshot {
+            version,
+            rewrites: manifest.rewrites,
+            schema,
+            partition_columns: manifest.partition_columns,
+            files: Arc::new(files),
+            checkpoint: taken,
+            state: Arc::new(State { schema: manifest.schema, full: manifest.full, sidecar: sidecar.map(|s| s.1), pointed }),
+        })
+    }
+
+    /// The versions that can be read; `None` where there is none.
+    pub(super) async fn versions(&self) -> Result<Option<Versions>> {
+        let folder = self.location.path(VERSIONS)?;
+        let mut times: BTreeMap<u64, i64> = self
+            .location
+            .store
+            .list(Some(&folder))
+            .try_filter_map(|object| async move {
+                let version = object.location.filename().and_then(|name| name.strip_suffix(".json")).and_then(|n| n.parse().ok());
+                Ok(version.map(|v| (v, object.last_modified.timestamp_millis())))
+            })
+            .try_collect()
+            .await?;
+        let Some(newest) = times.keys().next_back().copied() else { return Ok(None) };
+        let lowest = times.keys().next().copied().unwrap_or(newest);
+        let mut oldest = newest;
+        // A listing that was made while others wrote may leave one out.
+        while oldest > lowest && (times.contains_key(&(oldest - 1)) || fetch(&self.location, &entry(oldest - 1)).await?.is_some()) {
+            let later = times.get(&oldest).copied().unwrap_or_default();
+            oldest -= 1;
+            times.entry(oldest).or_insert(later);
+        }
+        Ok(Some(Versions::new(oldest, newest, times)))
+    }
+
+    pub(super) fn location(&self) -> &Location {
+        &self.location
+    }
+
+    pub(super) async fn files(&self, newest: &mut Manifest) -> Result<Vec<DataFile>> {
         let mut files = vec![];
         let earlier: Vec<Bytes> = futures::stream::iter(newest.full..newest.version)
             .map(|version| async move {
@@ -162,23 +257,13 @@ impl ParquetFormat {
     async fn load(&self, repair: bool) -> Result<Option<Snapshot>> {
         let (hint, newest) = self.newest().await?;
         let Some((version, json)) = newest else { return Ok(None) };
-        let mut manifest = self.parse(version, &json)?;
-        let files = self.files(&mut manifest).await?;
-        let schema = from_json(&manifest.schema).map_err(|ty| damaged(&self.location, &entry(version), format!("unknown type {ty}")))?;
-        let taken = match manifest.checkpoint {
-            Kept::Inline(checkpoint) => *checkpoint,
-            Kept::Sidecar { sequence } => checkpoint::read(&self.location, sequence, manifest.attempt).await?,
-        };
-        let partitioned = !manifest.partition_columns.is_empty();
-        let pointed = hint == Some(version) || (repair && self.point(version, &files, partitioned, None).await);
-        Ok(Some(Snapshot {
-            version,
-            schema,
-            partition_columns: manifest.partition_columns,
-            files: Arc::new(files),
-            checkpoint: taken,
-            state: Arc::new(State { schema: manifest.schema, full: manifest.full, pointed }),
-        }))
+        let pointed = hint == Some(version);
+        let mut snapshot = self.snapshot_of(version, &json, Some(pointed)).await?;
+        if repair && !pointed && self.point(version, &snapshot.files, !snapshot.partition_columns.is_empty(), None).await {
+            let now = state(&snapshot)?.pointed();
+            snapshot.state = Arc::new(now);
+        }
+        Ok(Some(snapshot))
     }
 
     /// Hint and symlink manifests. `touched`: the partitions that changed since they were last written, all when absent.
@@ -214,7 +299,7 @@ impl ParquetFormat {
     }
 }
 
-fn apply(files: &mut Vec<DataFile>, add: Vec<DataFile>, remove: &[String]) {
+pub(super) fn apply(files: &mut Vec<DataFile>, add: Vec<DataFile>, remove: &[String]) {
     if !remove.is_empty() {
         let gone: HashSet<&str> = remove.iter().map(String::as_str).collect();
         files.retain(|f| !gone.contains(f.path.as_str()));
@@ -236,6 +321,26 @@ impl TableFormat for ParquetFormat {
         Ok(newest)
     }
 
+    async fn snapshot_at(&self, at: At) -> Result<Snapshot> {
+        let versions = self.versions().await?.ok_or_else(|| versions::none(self.table()))?;
+        let version = versions.find(at, self.table())?;
+        let json = fetch(&self.location, &entry(version)).await?;
+        let json =
+            json.ok_or_else(|| Error::retry(format!("version {version} of {} went away", self.table()), "a vacuum removed it just now"))?;
+        self.snapshot_of(version, &json, None).await
+    }
+
+    async fn history(&self, limit: usize) -> Result<Vec<VersionInfo>> {
+        parquet_versions::history(self, limit).await
+    }
+
+    async fn garbage(&self, before: i64, keep: &BTreeSet<String>) -> Result<Vec<Garbage>> {
+        match self.versions().await? {
+            Some(versions) => parquet_versions::garbage(self, &versions, before, keep).await,
+            None => Ok(vec![]),
+        }
+    }
+
     async fn commit(&self, base: &Option<Snapshot>, mut change: Change) -> Result<Commit> {
         if let Some(done) = precheck(base, &change)? {
             return Ok(done);
@@ -252,12 +357,8 @@ impl TableFormat for ParquetFormat {
                 _ => None,
             };
             apply(&mut files, change.add, &gone);
-            self.point(version, &files, !change.partition_columns.is_empty(), touched.as_ref()).await;
-            if version.is_multiple_of(FULL_EVERY)
-                && let Err(e) = checkpoint::prune(&self.location, &change.checkpoint).await
-            {
-                tracing::warn!("{}: old checkpoints could not be removed: {e}", self.table());
-            }
+            let columns = on.as_ref().filter(|_| !change.data_change).map_or(&change.partition_columns, |on| &on.partition_columns);
+            self.point(version, &files, !columns.is_empty(), touched.as_ref()).await;
         }
         Ok(outcome)
     }
@@ -322,8 +423,12 @@ impl Log for ParquetFormat {
 
     fn body(&self, on: Option<&Snapshot>, version: u64, change: &Change, id: u64) -> Result<Bytes> {
         let before = on.map(state).transpose()?;
-        let mut schema = to_json(&change.schema, Dialect::Parquet, &change.descriptions, before.map(|s| &s.schema), self.table())?;
-        if let (Some(before), Some(on), true) = (before, on, keeps_files(on, change)) {
+        let found = before.zip(on).filter(|_| !change.data_change);
+        let mut schema = match found {
+            Some((before, _)) => before.schema.clone(),
+            None => to_json(&change.schema, Dialect::Parquet, &change.descriptions, before.map(|s| &s.schema), self.table())?,
+        };
+        if let (Some(before), Some(on), true, true) = (before, on, keeps_files(on, change), change.data_change) {
             schema = evolve(&before.schema, schema, self.table())?;
             if on.partition_columns != change.partition_columns {
                 return Err(repartitioned(self.table(), &on.partition_columns, &change.partition_columns));
@@ -340,6 +445,13 @@ impl Log for ParquetFormat {
             add.extend(on.files.iter().cloned());
             apply(&mut add, vec![], &remove);
         }
+        let did = Did {
+            files_added: change.add.len() as u64,
+            files_removed: remove.len() as u64,
+            rows_added: change.add.iter().map(|f| f.rows).sum(),
+            bytes_added: change.add.iter().map(|f| f.bytes).sum(),
+            data_change: change.data_change,
+        };
         if full == version {
             remove.clear();
         }
@@ -353,15 +465,20 @@ impl Log for ParquetFormat {
             timestamp: change.now,
             engine: concat!("smelt/", env!("CARGO_PKG_VERSION")).to_owned(),
             schema,
-            partition_columns: change.partition_columns.clone(),
-            checkpoint: if inline(&change.checkpoint) {
-                Kept::Inline(Box::new(change.checkpoint.clone()))
-            } else {
-                Kept::Sidecar { sequence: change.checkpoint.sequence }
+            partition_columns: found.map_or(&change.partition_columns, |(_, on)| &on.partition_columns).clone(),
+            checkpoint: match found {
+                Some((before, on)) => match before.sidecar {
+                    Some(attempt) => Kept::Sidecar { sequence: on.checkpoint.sequence, attempt: Some(attempt) },
+                    None => Kept::Inline(Box::new(on.checkpoint.clone())),
+                },
+                None if inline(&change.checkpoint) => Kept::Inline(Box::new(change.checkpoint.clone())),
+                None => Kept::Sidecar { sequence: change.checkpoint.sequence, attempt: None },
             },
             full,
             add,
             remove,
+            did: Some(did),
+            rewrites: on.map_or(0, |on| on.rewrites) + u64::from(!change.data_change),
         };
         let json = serde_json::to_vec(&manifest).map_err(|e| Error::bug(format!("manifest of {}: {e}", self.table())))?;
         Ok(json.into())

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::{ObjectStore, PutMode, PutOptions};
 use smelt_engine::error::{Error, Result, chain};
-use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, Remove, Snapshot};
+use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, Remove, Snapshot};
 
 use super::checkpoint::{attempt, fetch};
 use super::consumed;
@@ -52,7 +52,7 @@ pub(super) async fn publish(log: &dyn Log, base: &Option<Snapshot>, change: &mut
         let version = on.as_ref().map_or(0, |s| s.version + 1);
         // Refuses what cannot be written before anything is.
         let body = log.body(on.as_ref(), version, change, id)?;
-        if !kept {
+        if !kept && change.data_change {
             log.keep(&change.checkpoint, id).await?;
             kept = true;
         }
@@ -71,6 +71,14 @@ pub(super) async fn publish(log: &dyn Log, base: &Option<Snapshot>, change: &mut
         };
         if now.version < version {
             // a listing that was made while the version was
+            continue;
+        }
+        if !change.data_change {
+            // Where the rows stand does not matter to anybody: such a change goes on top of all that left its files alone.
+            if !holds(&now, change) {
+                return Ok((conflict_with(log, version, &winner, now.version).await?, on));
+            }
+            on = Some(now);
             continue;
         }
         if now.checkpoint.batches.contains(&change.batch) {
@@ -114,6 +122,13 @@ async fn conflict_with(log: &dyn Log, version: u64, entry: &[u8], newest: u64) -
     Ok(Commit::Conflict { with: if batch.is_some() { with } else { version }, batch })
 }
 
+/// Whether `now` still has all files that the change removes.
+fn holds(now: &Snapshot, change: &Change) -> bool {
+    let Remove::Files(files) = &change.remove else { return false };
+    let there: std::collections::HashSet<&str> = now.files.iter().map(|f| f.path.as_str()).collect();
+    files.iter().all(|f| there.contains(f.path.as_str()))
+}
+
 async fn create(log: &dyn Log, version: u64, body: Bytes) -> Result<(), object_store::Error> {
     let location = log.location();
     let path = location.path(&log.entry(version)).map_err(|e| object_store::Error::Generic { store: "smelt", source: Box::new(e) })?;
@@ -130,6 +145,16 @@ fn failed(log: &dyn Log, version: u64, e: &object_store::Error, state: &str) -> 
 
 /// What must hold before anything is written. `Some` ends the commit early.
 pub(super) fn precheck(base: &Option<Snapshot>, change: &Change) -> Result<Option<Commit>> {
+    if !change.data_change {
+        let rows = |files: &[DataFile]| files.iter().map(|f| f.rows).sum::<u64>();
+        let Remove::Files(gone) = &change.remove else {
+            return Err(Error::bug("a change of no rows must name the files that it rewrites"));
+        };
+        // Other writers may leave the count out.
+        if gone.iter().all(|f| f.rows > 0) && rows(gone) != rows(&change.add) {
+            return Err(Error::bug(format!("{} rows were rewritten as {}", rows(gone), rows(&change.add))));
+        }
+    }
     let Some(base) = base else {
         return match &change.remove {
             Remove::Files(files) if !files.is_empty() => Err(Error::bug("a change removes files from a table that does not exist")),

@@ -405,7 +405,7 @@ mod tests {
     use super::super::publish::Log;
     use super::super::suite;
     use super::*;
-    use smelt_engine::table::{BatchId, Change, Remove, Snapshot};
+    use smelt_engine::table::{BatchId, Change, Reads, Remove, Snapshot};
 
     const NOTHING: Purge = Purge { unnamed_before: 0, dry_run: false };
 
@@ -426,6 +426,8 @@ mod tests {
             partition_columns: now.partition_columns.clone(),
             descriptions: Default::default(),
             operation: "forget".into(),
+            data_change: true,
+            reads: Reads::Everything,
             // lately, so that the log keeps the removed file in its checkpoint
             now: chrono::Utc::now().timestamp_millis(),
         };

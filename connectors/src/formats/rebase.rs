@@ -182,6 +182,7 @@ mod tests {
     fn table(version: u64, files: &[&str], checkpoint: Checkpoint) -> Snapshot {
         Snapshot {
             version,
+            rewrites: 0,
             schema: Arc::new(arrow::datatypes::Schema::empty()),
             partition_columns: vec!["city".into()],
             files: Arc::new(files.iter().map(|f| file(f)).collect()),
@@ -201,6 +202,7 @@ mod tests {
             partition_columns: vec!["city".into()],
             descriptions: BTreeMap::new(),
             operation: "append".into(),
+            data_change: true,
             now: 0,
         }
     }

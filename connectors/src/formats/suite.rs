@@ -14,9 +14,10 @@ use object_store::path::Path;
 use object_store::*;
 use parquet::arrow::ArrowWriter;
 use smelt_engine::Error;
+use smelt_engine::change::ChangeState;
 use smelt_engine::ledger::Ledger;
 use smelt_engine::session::Resources;
-use smelt_engine::table::{BatchId, Change, Checkpoint, Commit, DataFile, FileMark, Reads, Remove, Snapshot, TableFormat};
+use smelt_engine::table::{At, BatchId, Change, Checkpoint, Commit, DataFile, FileMark, Reads, Remove, Snapshot, TableFormat};
 
 use super::{FormatKind, detect, open, publish::Log};
 use crate::stores::{Location, Stores};
@@ -191,6 +192,7 @@ pub(super) async fn append_at(at: &Location, base: &Option<Snapshot>, n: u64) ->
         partition_columns: vec!["city".into()],
         descriptions: Default::default(),
         operation: "append".into(),
+        data_change: true,
         now: 1_700_000_000_000,
     }
 }
@@ -598,6 +600,235 @@ async fn a_changed_schema_is_a_conflict_and_a_lost_reply_on_the_way_is_none() {
         assert_eq!(format.commit(&base, two).await.unwrap(), Commit::Published { version: 3 });
         assert_eq!(format.snapshot().await.unwrap().unwrap().checkpoint.batches.len(), 4);
     }
+}
+
+/// The rows of `old`, which start at `first`, in another file; otherwise nothing.
+async fn compaction(place: &Place, base: &Option<Snapshot>, old: &DataFile, first: i64, n: u64) -> Change {
+    let add = file(&place.location, &format!("data/{n:08}-compact"), old.partition[0].1.as_deref(), first).await;
+    let mut change = change(place, base, n).await;
+    change.add = vec![add];
+    change.remove = Remove::Files(vec![old.clone()]);
+    change.data_change = false;
+    change.operation = "optimize".into();
+    // Whatever stands there is not looked at.
+    change.checkpoint = Checkpoint::default();
+    change.schema = Arc::new(Schema::empty());
+    change.partition_columns = vec![];
+    change
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_layout_steps_over_other_writers_and_they_over_it() {
+    for (place, format) in tables() {
+        let mut base = None;
+        for n in 1..=2 {
+            let mut change = change(&place, &base, n).await;
+            if n == 1 {
+                // Too large to lie in a manifest.
+                let mark = FileMark { size: 1, modified: 1, etag: None };
+                (0..500).for_each(|i| change.checkpoint.files.insert(format!("f{i:05}"), &mark));
+            }
+            format.commit(&base, change).await.unwrap();
+            base = format.snapshot().await.unwrap();
+        }
+        let files = base.as_ref().unwrap().files.clone();
+        let appended = change(&place, &base, 3).await;
+        let mut late = change(&place, &base, 4).await;
+        let first = compaction(&place, &base, &files[0], 10, 5).await;
+        let lost = compaction(&place, &base, &files[0], 10, 6).await;
+        let second = compaction(&place, &base, &files[1], 20, 7).await;
+        assert_eq!(format.commit(&base, first).await.unwrap(), Commit::Published { version: 2 });
+        // An append that did not see it.
+        assert_eq!(format.commit(&base, appended.clone()).await.unwrap(), Commit::Published { version: 3 });
+        // Another compaction that did not see the append, and one whose file is gone.
+        assert_eq!(format.commit(&base, second).await.unwrap(), Commit::Published { version: 4 });
+        assert!(matches!(format.commit(&base, lost).await.unwrap(), Commit::Conflict { .. }));
+        // What read the whole table did not read the one that is there now.
+        late.reads = Reads::Everything;
+        assert!(matches!(format.commit(&base, late).await.unwrap(), Commit::Conflict { .. }));
+        let now = format.snapshot().await.unwrap();
+        let snapshot = now.as_ref().unwrap();
+        assert_eq!((snapshot.version, snapshot.rewrites, &snapshot.checkpoint), (4, 2, &appended.checkpoint));
+        assert_eq!((&snapshot.schema, snapshot.files.len()), (&schema(), 3));
+        assert_eq!(values(format.as_ref(), &now, "select count(*), sum(id) from t").await, ["15"]);
+        assert_eq!(values(format.as_ref(), &now, "select sum(id) from t").await, [(12 * 5 + 22 * 5 + 32 * 5).to_string()]);
+
+        let history = format.history(10).await.unwrap();
+        let told: Vec<_> = history.iter().map(|v| (v.version, v.operation.as_str(), v.data_change)).collect();
+        let expected = [(4, "optimize", false), (3, "append", true), (2, "optimize", false), (1, "append", true), (0, "append", true)];
+        assert_eq!(told, expected);
+        assert_eq!((history[0].files_added, history[0].files_removed, history[0].rows_added), (1, 1, Some(5)));
+        assert_eq!(history[1].batch, Some(BatchId("batch-3".into())));
+        assert_eq!(format.history(2).await.unwrap(), history[..2]);
+        // Fewer rows than there were are refused.
+        let mut wrong = compaction(&place, &now, &snapshot.files[0], 10, 8).await;
+        wrong.add.clear();
+        assert!(matches!(format.commit(&now, wrong).await, Err(Error::Bug(_))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_versions_are_read_and_brought_back() {
+    for (place, format) in tables() {
+        for n in 1..=25 {
+            let base = format.snapshot().await.unwrap();
+            let mut change = change(&place, &base, n).await;
+            if n == 13 {
+                change.remove = Remove::Everything;
+                let mut fields = schema().fields().to_vec();
+                fields.push(Arc::new(Field::new("extra", DataType::Utf8View, true)));
+                change.schema = Arc::new(Schema::new(fields));
+            } else if n > 13 {
+                change.schema = base.as_ref().unwrap().schema.clone();
+            }
+            format.commit(&base, change).await.unwrap();
+        }
+        for version in [0, 3, 9, 10, 11, 12, 24] {
+            let old = format.snapshot_at(At::Version(version)).await.unwrap();
+            let sequence = version + 1;
+            assert_eq!((old.version, old.checkpoint.sequence), (version, sequence), "checkpoints of old versions stay");
+            let files = if version < 12 { sequence } else { sequence - 12 };
+            assert_eq!((old.files.len() as u64, old.schema.fields().len()), (files, if version < 12 { 6 } else { 7 }));
+            let counted = values(format.as_ref(), &Some(old), "select count(*) from t").await;
+            assert_eq!(counted, [(files * 5).to_string()]);
+        }
+        let e = format.snapshot_at(At::Version(25)).await.unwrap_err();
+        assert!(
+            matches!(&e, Error::Pipeline(c) if c[0].message.contains("does not exist yet") && c[0].help.as_deref().unwrap().contains("0 to 24")),
+            "{e}"
+        );
+        assert!(matches!(format.snapshot_at(At::Timestamp(0)).await, Err(Error::Pipeline(c)) if c[0].message.contains("did not exist")));
+        let newest = format.snapshot_at(At::Timestamp(i64::MAX)).await.unwrap();
+        assert_eq!(newest.version, 24);
+
+        // Back to a version of another schema, some of whose files are there still.
+        let base = format.snapshot().await.unwrap();
+        let old = format.snapshot_at(At::Version(5)).await.unwrap();
+        let mut back = change(&place, &base, 26).await;
+        back.add = old.files.to_vec();
+        back.remove = Remove::Everything;
+        back.schema = old.schema.clone();
+        format.commit(&base, back).await.unwrap();
+        let now = format.snapshot().await.unwrap();
+        assert_eq!((&now.as_ref().unwrap().files, &now.as_ref().unwrap().schema), (&old.files, &old.schema));
+        let mut again = change(&place, &now, 27).await;
+        again.add = old.files[..2].to_vec();
+        again.remove = Remove::Everything;
+        format.commit(&now, again).await.unwrap();
+        let now = format.snapshot().await.unwrap();
+        assert_eq!(values(format.as_ref(), &now, "select count(*) from t").await, ["10"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_cleaned_up_says_which_versions_are_left() {
+    let place = memory();
+    let format = open(FormatKind::Delta, place.location.clone());
+    for n in 1..=14 {
+        let base = format.snapshot().await.unwrap();
+        format.commit(&base, change(&place, &base, n).await).await.unwrap();
+    }
+    for version in 0..=5 {
+        let path = place.location.path(&super::delta_log::entry(version)).unwrap();
+        place.location.store.delete(&path).await.unwrap();
+    }
+    assert_eq!(format.snapshot_at(At::Version(12)).await.unwrap().files.len(), 13);
+    assert_eq!(format.snapshot_at(At::Version(10)).await.unwrap().files.len(), 11);
+    for gone in [3, 8] {
+        let e = format.snapshot_at(At::Version(gone)).await.unwrap_err();
+        assert!(
+            matches!(&e, Error::Pipeline(c) if c[0].message.contains("no longer") && c[0].help.as_deref().unwrap().contains("10 to 13")),
+            "{e}"
+        );
+    }
+    assert_eq!(format.history(20).await.unwrap().len(), 8, "versions that can be told of are told of");
+}
+
+/// Makes every object below the table's root as old as `hours`.
+fn age(root: &std::path::Path, hours: u64) {
+    for entry in std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()) {
+        match entry.is_dir() {
+            true => age(&entry, hours),
+            false => touch(&entry, hours),
+        }
+    }
+}
+
+fn touch(path: &std::path::Path, hours: u64) {
+    let then = std::time::SystemTime::now() - std::time::Duration::from_secs(hours * 3600);
+    std::fs::File::options().append(true).open(path).unwrap().set_modified(then).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_is_what_no_version_within_the_retention_needs() {
+    for kind in [FormatKind::Delta, FormatKind::Parquet] {
+        let place = place("la ke/silver/t", Some(tempfile::tempdir().unwrap()));
+        let root = std::path::PathBuf::from(format!("/{}", place.location.prefix));
+        let format = open(kind, place.location.clone());
+        let state = |name: &str| DataFile { path: format!("_smelt/state/{name}.parquet"), ..empty() };
+        let mut added = vec![];
+        for n in 1..=4 {
+            let base = format.snapshot().await.unwrap();
+            let mut change = change(&place, &base, n).await;
+            if n > 1 {
+                change.remove = Remove::Everything;
+            }
+            change.checkpoint.state = Some(ChangeState { files: vec![state(&format!("s{n}"))], ..ChangeState::default() });
+            place.location.store.put(&place.location.path(&state(&format!("s{n}")).path).unwrap(), "x".into()).await.unwrap();
+            added.push(change.add[0].path.clone());
+            format.commit(&base, change).await.unwrap();
+        }
+        let stray = file(&place.location, "data/x", Some("RJ"), 1).await.path;
+        let kept = file(&place.location, "data/x", Some("RJ"), 1).await.path;
+        for other in ["notes.txt", "_smelt/other/x.parquet", ".hidden/x.parquet"] {
+            place.location.store.put(&place.location.path(other).unwrap(), "x".into()).await.unwrap();
+        }
+        // All is ten days old, but the last version, which took the third one's file away, was published yesterday.
+        age(&root, 240);
+        let entry = match kind {
+            FormatKind::Delta => super::delta_log::entry(3),
+            FormatKind::Parquet => super::parquet::entry(3),
+        };
+        touch(&root.join(&entry), 24);
+        let young = file(&place.location, "data/x", Some("RJ"), 1).await.path;
+
+        let now = chrono::Utc::now().timestamp_millis();
+        let keep = std::collections::BTreeSet::from([kept.clone()]);
+        let garbage = format.garbage(now - 7 * 86_400_000, &keep).await.unwrap();
+        let paths: Vec<&str> = garbage.iter().map(|g| g.path.as_str()).collect();
+        let data: Vec<&str> = paths.iter().copied().filter(|p| !p.starts_with("_smelt/")).collect();
+        let mut expected = vec![added[0].as_str(), added[1].as_str(), stray.as_str()];
+        expected.sort_unstable();
+        let mut sorted = data.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, expected, "{kind:?}: the third file is needed by those who opened the table a week ago");
+        assert!(!paths.contains(&young.as_str()) && !paths.contains(&kept.as_str()));
+        let states: Vec<&&str> = paths.iter().filter(|p| p.starts_with("_smelt/state/")).collect();
+        assert_eq!(states.len(), 2, "{states:?}");
+        match kind {
+            FormatKind::Delta => assert_eq!(paths.iter().filter(|p| p.starts_with("_smelt/checkpoints/")).count(), 2),
+            FormatKind::Parquet => {
+                assert_eq!(paths.iter().filter(|p| p.starts_with("_smelt/versions/")).count(), 2);
+                assert!(paths[0].starts_with("_smelt/versions/"), "manifests go before what they name");
+            }
+        }
+
+        super::sweep(&place.location, &garbage).await.unwrap();
+        super::sweep(&place.location, &garbage).await.unwrap();
+        assert!(format.garbage(now - 7 * 86_400_000, &keep).await.unwrap().is_empty());
+        for version in [2, 3] {
+            let old = format.snapshot_at(At::Version(version)).await.unwrap();
+            assert_eq!(super::missing(&place.location, old.files.iter().map(|f| f.path.as_str())).await.unwrap(), Vec::<String>::new());
+            assert_eq!(values(format.as_ref(), &Some(old), "select count(*) from t").await, ["5"]);
+        }
+        assert!(format.snapshot_at(At::Version(0)).await.is_err());
+        assert_eq!(format.snapshot_at(At::Timestamp(now - 3 * 86_400_000)).await.unwrap().version, 2);
+        assert_eq!(super::missing(&place.location, [added[0].as_str(), added[3].as_str()].into_iter()).await.unwrap(), [added[0].clone()]);
+    }
+}
+
+fn empty() -> DataFile {
+    DataFile { path: String::new(), partition: vec![], rows: 0, bytes: 0, stats: None, modified: 0 }
 }
 
 /// Writes tables for other engines: `SMELT_EXPORT=/tmp/x cargo test … export`. Prints how long a snapshot takes.

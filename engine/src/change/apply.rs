@@ -433,6 +433,7 @@ impl Job<'_> {
         }
         let snapshot = Snapshot {
             version: 0,
+            rewrites: 0,
             schema: Arc::new(Schema::new(fields)),
             partition_columns: vec![],
             files: Arc::new(files.to_vec()),

@@ -213,6 +213,11 @@ async fn run(
             writer.finish().await
         });
     }
+    result_batch(&settle(tasks, &files).await?)
+}
+
+/// Waits for the tasks that write to `files` and closes them; when one fails, stops the others and takes everything back.
+pub(super) async fn settle(mut tasks: JoinSet<crate::Result<()>>, files: &Files) -> crate::Result<Vec<DataFile>> {
     let mut result = Ok(());
     while let Some(done) = tasks.join_next().await {
         result = match done {
@@ -228,12 +233,9 @@ async fn run(
         Ok(()) => files.finish().await,
         Err(e) => Err(e),
     };
-    match finished {
-        Ok(finished) => result_batch(&finished),
-        Err(e) => {
-            tasks.shutdown().await;
-            files.abort().await;
-            Err(e)
-        }
+    if finished.is_err() {
+        tasks.shutdown().await;
+        files.abort().await;
     }
+    finished
 }

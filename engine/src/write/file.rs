@@ -16,10 +16,11 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use parquet::arrow::ArrowSchemaConverter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::metadata::ParquetMetaData;
+use parquet::column::writer::ColumnCloseResult;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::writer::SerializedFileWriter;
-use parquet::schema::types::TypePtr;
+use parquet::schema::types::{SchemaDescriptor, TypePtr};
 use tokio::io::AsyncWrite;
 
 use crate::error::{Error, Result, chain};
@@ -35,6 +36,7 @@ const SAMPLE: usize = 8192;
 pub(crate) struct Encoder {
     schema: SchemaRef,
     root: TypePtr,
+    columns: SchemaDescriptor,
     props: WriterPropertiesPtr,
     with_dictionary: ArrowRowGroupWriterFactory,
     without_dictionary: ArrowRowGroupWriterFactory,
@@ -47,10 +49,40 @@ impl std::fmt::Debug for Encoder {
 }
 
 /// An encoded row group that belongs to no file yet.
-#[derive(Debug)]
 pub(crate) struct RowGroup {
-    chunks: Vec<ArrowColumnChunk>,
+    chunks: Chunks,
     pub rows: usize,
+}
+
+impl std::fmt::Debug for RowGroup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RowGroup").field("rows", &self.rows).finish_non_exhaustive()
+    }
+}
+
+enum Chunks {
+    Encoded(Vec<ArrowColumnChunk>),
+    /// Of another file, and that file.
+    Copied(Bytes, Vec<ColumnCloseResult>),
+}
+
+impl RowGroup {
+    /// Row group `i` of a whole file of the encoder's schema, as it is. `meta` has the page index, where there is one.
+    pub fn copied(file: &Bytes, meta: &ParquetMetaData, i: usize) -> Self {
+        let group = meta.row_group(i);
+        let (columns, offsets) = (meta.column_index().and_then(|c| c.get(i)), meta.offset_index().and_then(|o| o.get(i)));
+        let chunk = |(c, column): (usize, &ColumnChunkMetaData)| ColumnCloseResult {
+            bytes_written: column.compressed_size().unsigned_abs(),
+            rows_written: group.num_rows().unsigned_abs(),
+            metadata: column.clone(),
+            // What the offsets of a filter would be in the new file is not known; ours have none.
+            bloom_filter: None,
+            column_index: columns.and_then(|all| all.get(c)).cloned(),
+            offset_index: offsets.and_then(|all| all.get(c)).cloned(),
+        };
+        let chunks = group.columns().iter().enumerate().map(chunk).collect();
+        RowGroup { chunks: Chunks::Copied(file.clone(), chunks), rows: usize::try_from(group.num_rows()).unwrap_or_default() }
+    }
 }
 
 impl Encoder {
@@ -75,6 +107,7 @@ impl Encoder {
             with_dictionary: factory(props(true))?,
             without_dictionary: factory(props(false))?,
             root: Arc::clone(&root),
+            columns: descriptor,
             props: props(true),
             schema,
         })
@@ -106,7 +139,12 @@ impl Encoder {
                 chunks.push(writer.close()?);
             }
         }
-        Ok(RowGroup { chunks, rows })
+        Ok(RowGroup { chunks: Chunks::Encoded(chunks), rows })
+    }
+
+    /// Whether row groups of a file of this schema can be copied as they are.
+    pub fn same_schema(&self, meta: &ParquetMetaData) -> bool {
+        meta.file_metadata().schema_descr().columns() == self.columns.columns()
     }
 }
 
@@ -197,8 +235,9 @@ impl OpenFile {
 
     pub async fn append(&mut self, group: RowGroup) -> Result<()> {
         let mut out = self.writer.next_row_group()?;
-        for chunk in group.chunks {
-            chunk.append_to_row_group(&mut out)?;
+        match group.chunks {
+            Chunks::Encoded(chunks) => chunks.into_iter().try_for_each(|chunk| chunk.append_to_row_group(&mut out))?,
+            Chunks::Copied(file, chunks) => chunks.into_iter().try_for_each(|chunk| out.append_column(&file, chunk))?,
         }
         out.close()?;
         self.rows += group.rows as u64;

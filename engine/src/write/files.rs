@@ -100,7 +100,13 @@ impl Files {
         self.relieve().await
     }
 
-    /// Bytes of the file that the folder has open, as far as known.
+    /// Ends the file that the folder has open, if any: no more rows of its partition will come.
+    pub async fn close_folder(&self, folder: &Arc<Folder>) -> Result<()> {
+        let mut file = folder.file.lock().await;
+        self.close(folder, &mut file).await
+    }
+
+    /// Bytes at which a file ends.
     pub fn target(&self) -> u64 {
         self.spec.target_file_size
     }

@@ -11,12 +11,14 @@ mod files;
 pub mod hive;
 pub mod partition;
 pub mod quarantine;
+pub mod rewrite;
 pub(crate) mod split;
 mod stats;
 mod stored;
 mod stream;
 mod transform;
 pub(crate) mod views;
+pub mod zorder;
 
 use std::fmt;
 use std::sync::Arc;

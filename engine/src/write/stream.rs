@@ -8,6 +8,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::execution::memory_pool::MemoryReservation;
 
+use super::file::RowGroup;
 use super::files::{Files, Folder};
 use super::split::{Groups, groups, split};
 use super::{hive, views};
@@ -76,6 +77,27 @@ impl StreamWriter {
             writer.add_part(vec![]);
         }
         Ok(writer)
+    }
+
+    /// For rows of one partition only. `schema`: that of the files, without partition columns; `group_bytes`: of a row group before
+    /// encoding, at most.
+    pub fn of_partition(
+        files: Arc<Files>,
+        schema: &Schema,
+        values: Vec<Option<String>>,
+        group_bytes: usize,
+        memory: MemoryReservation,
+    ) -> Result<Self> {
+        let layout = Layout { partition: vec![], data: (0..schema.fields().len()).collect() };
+        let group_bytes = group_bytes.min(usize::try_from(files.target()).unwrap_or(usize::MAX).saturating_mul(2)).max(1);
+        let mut writer = StreamWriter { files, layout, memory, group_bytes, groups: groups(&[])?, ids: vec![], parts: vec![], held: 0 };
+        writer.add_part(values);
+        Ok(writer)
+    }
+
+    /// Takes a row group that is encoded already.
+    pub async fn append(&mut self, group: RowGroup) -> Result<()> {
+        self.files.append(&self.parts[0].folder, group).await
     }
 
     pub async fn push(&mut self, batch: &RecordBatch) -> Result<()> {

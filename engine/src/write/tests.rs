@@ -407,3 +407,87 @@ async fn rejected_rows_go_to_a_file_of_their_own() {
     dropped.abort().await;
     assert_eq!(objects(store.as_ref()).await.len(), 1, "only the first sink's file stays");
 }
+
+fn rewriting() -> (Arc<dyn ObjectStore>, Arc<datafusion::execution::TaskContext>, datafusion::prelude::SessionContext) {
+    let session = Resources::new(64 << 20, 2, None).unwrap().session(Arc::new(Ledger::default()));
+    (Arc::new(InMemory::new()), session.task_ctx(), session)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_files_of_several_schemas_become_one_of_the_tables() {
+    let (store, task, _session) = rewriting();
+    let number = |v: std::ops::Range<i64>| Arc::new(Int64Array::from_iter_values(v)) as ArrayRef;
+    let text =
+        |v: std::ops::Range<i64>| Arc::new(StringViewArray::from_iter_values(v.map(|i| format!("a name of some length {i}")))) as ArrayRef;
+    let mut small = vec![];
+    for i in 0..40_i64 {
+        let (from, to) = (i * 10, i * 10 + 10);
+        let batch = match i % 4 {
+            0 => RecordBatch::try_from_iter([("id", number(from..to)), ("name", text(from..to))]),
+            // Before the column was widened, in another order, and before there was a name.
+            1 => RecordBatch::try_from_iter([
+                ("name", text(from..to)),
+                ("id", Arc::new(Int32Array::from_iter_values(from as i32..to as i32)) as _),
+            ]),
+            2 => RecordBatch::try_from_iter([("id", number(from..to)), ("gone", number(0..10)), ("name", text(from..to))]),
+            _ => RecordBatch::try_from_iter([("id", number(from..to))]),
+        };
+        small.extend(run(vec![vec![batch.unwrap()]], spec(Arc::clone(&store), &[]), 64 << 20).await.unwrap().0);
+    }
+    let schema = Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("city", DataType::Utf8View, true),
+        Field::new("name", DataType::Utf8View, true),
+    ]);
+    let mut to = spec(Arc::clone(&store), &["city"]);
+    to.prefix = "e2".into();
+    let groups = [("SP", 0..30), ("RJ", 30..40)]
+        .map(|(city, files)| rewrite::Group { partition: vec![Some(city.to_owned())], files: small[files].to_vec() });
+    let written = rewrite::rewrite(to, &schema, groups.to_vec(), task).await.unwrap();
+    let places: Vec<_> = written.iter().map(|f| (f.partition[0].1.as_deref(), f.rows)).collect();
+    assert_eq!(places, [(Some("RJ"), 100), (Some("SP"), 300)]);
+    assert!(written[1].path.starts_with("e2/city=SP/part-"), "{}", written[1].path);
+    let rows = read(&store, &written[1]).await;
+    assert_eq!(rows.schema().fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["id", "name"]);
+    let ids = rows.column(0).as_primitive::<Int64Type>();
+    assert_eq!((ids.values().iter().sum::<i64>(), rows.column(1).null_count()), ((0..300).sum(), 70));
+    let stats: Value = serde_json::from_str(written[0].stats.as_deref().unwrap()).unwrap();
+    assert_eq!((&stats["minValues"]["id"], &stats["maxValues"]["id"]), (&300.into(), &399.into()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_row_groups_are_copied_and_a_failure_leaves_nothing() {
+    let (store, task, _session) = rewriting();
+    let mut large = vec![];
+    for i in 0..3_i64 {
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(i * 200_000..(i + 1) * 200_000));
+        let names: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..200_000).map(|n| format!("name {}", n % 1000))));
+        let batch = RecordBatch::try_from_iter([("id", ids), ("name", names)]).unwrap();
+        let encoder = super::file::Encoder::new(batch.schema(), 1).unwrap();
+        let path = format!("e1/large-{i}.parquet");
+        let mut file = super::file::OpenFile::new(&encoder, Arc::clone(&store), Path::from(format!("silver/t/{path}"))).unwrap();
+        file.append(encoder.encode(vec![batch]).unwrap()).await.unwrap();
+        let done = file.finish().await.unwrap();
+        large.push(DataFile { path, partition: vec![], rows: done.rows, bytes: done.bytes, stats: None, modified: 77 });
+    }
+    let schema = Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8View, false)]);
+    let groups = vec![rewrite::Group { partition: vec![], files: large.clone() }];
+    let to = || WriteSpec { prefix: "e2".into(), ..spec(Arc::clone(&store), &[]) };
+    let written = rewrite::rewrite(to(), &schema, groups.clone(), Arc::clone(&task)).await.unwrap();
+    assert_eq!(written.iter().map(|f| f.rows).collect::<Vec<_>>(), [600_000]);
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes_of(&store, &written[0]).await).unwrap();
+    assert_eq!(builder.metadata().num_row_groups(), 3, "row groups stay as they were");
+    let rows = read(&store, &written[0]).await;
+    let mut ids = rows.column(0).as_primitive::<Int64Type>().values().to_vec();
+    ids.sort_unstable();
+    assert!(ids.iter().copied().eq(0..600_000));
+    let stats: Value = serde_json::from_str(written[0].stats.as_deref().unwrap()).unwrap();
+    assert_eq!((&stats["numRecords"], &stats["minValues"]["id"], &stats["maxValues"]["id"]), (&600_000.into(), &0.into(), &599_999.into()));
+
+    let before = objects(store.as_ref()).await;
+    store.delete(&Path::parse(format!("silver/t/{}", large[2].path)).unwrap()).await.unwrap();
+    let e = rewrite::rewrite(to(), &schema, groups, task).await.unwrap_err();
+    assert!(matches!(&e, Error::Data { message, .. } if message.contains("does not exist")), "{e}");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(objects(store.as_ref()).await.len(), before.len() - 1);
+}

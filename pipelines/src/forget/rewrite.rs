@@ -153,6 +153,7 @@ async fn prepare(
         partition_columns: base.partition_columns.clone(),
         descriptions: job.owner.map(|t| t.descriptions.clone()).unwrap_or_default(),
         operation: "forget".into(),
+        data_change: true,
         now: cx.now.timestamp_millis(),
     }))
 }

@@ -347,6 +347,7 @@ pub async fn settle(table: &BoundTable, cx: &RunContext, base: &Option<Snapshot>
         partition_columns: old.partition_columns.iter().map(|p| renamed(&evolution.renames, p).to_owned()).collect(),
         descriptions: BTreeMap::clone(&table.descriptions),
         operation: "evolve".into(),
+        data_change: true,
         now,
     };
     cx.forget(&table.name);

@@ -279,6 +279,7 @@ async fn try_load(
         partition_columns: partitions,
         descriptions: table.descriptions.clone(),
         operation: table.mode.name().into(),
+        data_change: true,
         now,
         add: written.files.clone(),
     };
@@ -300,6 +301,7 @@ async fn try_load(
         }
     }
     settle_quarantine(table, &checkpoint.quarantine, cx).await?;
+    crate::maintain::after_load(table, cx, report).await;
     Ok(Loaded::Done(Status::Published))
 }
 
@@ -324,6 +326,7 @@ impl Written {
     async fn appended(table: &BoundTable, files: Vec<DataFile>, assembled: &Assembled) -> Result<Self> {
         let snapshot = Snapshot {
             version: 0,
+            rewrites: 0,
             schema: Arc::clone(&assembled.schema),
             partition_columns: assembled.partition_columns.clone(),
             files: Arc::new(files.clone()),
@@ -621,6 +624,7 @@ async fn settle(table: &BoundTable, batch: BatchId, files: &[DataFile], cx: &Run
             partition_columns: vec![],
             descriptions: BTreeMap::new(),
             operation: "append".into(),
+            data_change: true,
             now: cx.now.timestamp_millis(),
         };
         match table.quarantine.commit(&base, change).await? {

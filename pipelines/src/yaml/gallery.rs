@@ -58,7 +58,7 @@ gallery! {
     not_a_map: "- name: p\n";
     no_tables: "name: p\ntables:\n";
     numbers_in_words: "name: p\ndefaults: {max_rejected: lots, optimize: {target_file_size: 12 parsecs}}\ntimezone: America/Sao_Paolo\ntables:\n  silver.a: {sql: select 1, max_rejected: 1_000}\n";
-    not_in_this_version: "name: p\ncatalog: {glue: {database: x}}\ntables:\n  silver.a:\n    sql: select 1\n    write: {scd2: {keys: [a]}}\n    publish: {table: x}\n    optimize: {sort_by: [a]}\n  silver.b:\n    sql: select 1\n    write: merge\n";
+    not_in_this_version: "name: p\ncatalog: {glue: {database: x}}\ntables:\n  silver.a:\n    sql: select 1\n    steps:\n      - mask: {a: {encrypt: {key: k}}}\n    publish: {table: x}\n";
     modes_take_no_settings: "name: p\ntables:\n  silver.a: {sql: select 1, write: {append: {keys: [a]}}}\n";
 
     unset_variable: "name: p\nlake: s3://${BUCKET}/${HOME}\ntables:\n  silver.a: {sql: \"select '${DAY}'\"}\n";
@@ -123,7 +123,7 @@ fn a_whole_pipeline_reads_well() {
     assert_eq!(silver.columns.get("at").unwrap().formats.0.len(), 2);
     assert_eq!((silver.write_mode(), gold.write_mode()), (crate::spec::WriteSpec::ReplacePartitions, crate::spec::WriteSpec::Replace));
     assert_eq!((silver.provenance, silver.max_rejected), (Some(false), Some(crate::spec::MaxRejected::Share(0.01))));
-    assert_eq!((gold.max_rejected, gold.optimize), (Some(crate::spec::MaxRejected::Rows(10)), silver.optimize));
+    assert_eq!((gold.max_rejected, &gold.optimize), (Some(crate::spec::MaxRejected::Rows(10)), &silver.optimize));
     let smelt_connectors::sources::SourceSpec::Csv(csv) = pipeline.sources.get("orders").unwrap() else { panic!("not csv") };
     assert_eq!((csv.path.0[0].as_str(), csv.delimiter.as_str()), ("/raw/orders/*.csv", ";"));
 }

@@ -10,6 +10,7 @@ mod faults;
 mod forget;
 mod histories;
 mod leaks;
+mod maintain;
 mod olist;
 mod property;
 mod readers;
