@@ -314,7 +314,7 @@ impl Job<'_> {
             session.register_table("__memory", session.execute_logical_plan(memory).await?.into_view())?;
             let list = quoted.join(", ");
             let away = format!(
-                "select {list} from (select {list}, \"__op\", row_number() over (partition by {list} order by \"__seq0\" desc) as r from \"__memory\") where r = 1 and \"__op\" = {DELETE}"
+                "select {list} from (select {list}, \"__op\", row_number() over (partition by {list} order by \"__seq0\" desc) as __nth from \"__memory\") where __nth = 1 and \"__op\" = {DELETE}"
             );
             let on_away = |side: &str| quoted.iter().map(|k| format!("{side}.{k} = a.{k}")).collect::<Vec<_>>().join(" and ");
             let changed = quoted.iter().map(|k| format!("c.{k}")).collect::<Vec<_>>().join(", ");
@@ -352,7 +352,7 @@ impl Job<'_> {
 
     /// The files of the table that hold a touched key, and how many were looked into for it.
     async fn touched_files(&self, spool: &Spool, keys: &Arc<KeySet>) -> Result<(Vec<DataFile>, usize)> {
-        let Some(base) = self.base else { return Ok((vec![], 0)) };
+        let Some(base) = self.base.filter(|b| !b.files.is_empty()) else { return Ok((vec![], 0)) };
         if keys.all {
             return Ok((base.files.to_vec(), 0));
         }

@@ -136,7 +136,13 @@ pub(super) struct Folded {
 /// One event for each sequence: what the ties of a key come to. `events` are sorted by `seq`; ties that only the greater hash could
 /// decide, and that a new event took part in, are counted.
 pub(super) fn settle(events: Vec<Event>) -> (Vec<Event>, usize) {
-    let begins: Vec<u32> = events.iter().filter(|e| e.origin == Origin::Visible && e.op != Op::Close).map(|e| e.first).collect();
+    // a visible version goes on where another visible one begins, and where its delete is known there is no need to guess it from its end
+    let told = |e: &&Event| match e.origin {
+        Origin::Visible => e.op != Op::Close,
+        Origin::Remembered | Origin::Listed => e.op == Op::Delete,
+        Origin::New => false,
+    };
+    let told: Vec<u32> = events.iter().filter(told).map(|e| e.first).collect();
     let mut out: Vec<Event> = Vec::with_capacity(events.len());
     let mut ties = 0;
     let mut rest = events.into_iter().peekable();
@@ -146,8 +152,7 @@ pub(super) fn settle(events: Vec<Event>) -> (Vec<Event>, usize) {
         while let Some(next) = rest.next_if(|e| e.seq == seq) {
             tied.push(next);
         }
-        // a visible version goes on where another visible one begins: no delete
-        tied.retain(|e| e.op != Op::Close || !begins.contains(&e.first));
+        tied.retain(|e| e.op != Op::Close || !told.contains(&e.first));
         // what is remembered says more than what is shown
         if tied.iter().any(|e| e.origin == Origin::Remembered) {
             tied.retain(|e| e.origin != Origin::Visible || e.op == Op::Close);

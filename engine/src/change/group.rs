@@ -32,6 +32,8 @@ pub(super) struct OutRow {
     /// Where key and sequence columns stand, and all others where `each` is `None`.
     pub at: At,
     pub each: Option<Box<[Option<At>]>>,
+    /// Where the sequence columns stand, if not at `at`.
+    pub sequence: Option<Time>,
     pub from: Option<Time>,
     pub to: Option<Time>,
     pub row_hash: u64,
@@ -153,6 +155,7 @@ impl Rules {
         out.rows.push(OutRow {
             at,
             each: None,
+            sequence: None,
             from: Some(Time::Seq(at)),
             to: None,
             row_hash: super::fold::Values::tracked(window, at),
@@ -316,9 +319,27 @@ impl Rules {
             let from = window_bytes(begins, window, self);
             let to = version.closed.and_then(|c| bytes.get(&events[c].first).copied());
             let at = if version.deleted { source_row(&version.values, last.at) } else { last.at };
+            // a row that stands for several events shows the sequence of the last; once its end has moved, only its own is known
+            let moved = last.origin == Origin::Visible && {
+                let (page, row) = window.page(last.at);
+                page.ended(row) != to
+            };
+            let sequence = match last.time {
+                Time::Seq(_) if last.origin != Origin::Visible || moved => Some(last.time),
+                _ => None,
+            };
             let hash = {
-                let (page, row) = window.page(at);
-                full_hash(page, row, hash_of(&version.values, window, false))
+                let values = hash_of(&version.values, window, false);
+                match sequence {
+                    Some(Time::Seq(own)) => {
+                        let (page, row) = window.page(own);
+                        values.wrapping_add(page.own_sequence[row])
+                    }
+                    _ => {
+                        let (page, row) = window.page(at);
+                        full_hash(page, row, values)
+                    }
+                }
             };
             let before = old.iter().position(|o| match self.shape {
                 Shape::Latest => true,
@@ -341,6 +362,7 @@ impl Rules {
                     Source::One(_) => None,
                     Source::Each(each) => Some(each),
                 },
+                sequence,
                 from: Some(begins.time),
                 to: version.closed.map(|c| events[c].time),
                 row_hash: version.tracked,
@@ -367,6 +389,7 @@ impl Rules {
                 out.rows.push(OutRow {
                     at: o.at,
                     each: None,
+                    sequence: None,
                     from: Some(Time::Seq(o.at)),
                     to: page.ended(row).map(|_| Time::To(o.at)),
                     row_hash: super::fold::Values::tracked(window, o.at),

@@ -417,6 +417,15 @@ impl Run {
         let mut columns: Vec<ArrayRef> = vec![];
         for (i, field) in layout.stored.iter().enumerate() {
             let value = layout.values.iter().position(|v| *v == i).filter(|_| inherited);
+            let member = layout.sequence.iter().position(|s| *s == Some(i)).filter(|_| self.what.mode.is_history());
+            if let Some(member) = member {
+                let own: Vec<bool> = rows.iter().map(|r| r.sequence.is_some()).collect();
+                let times: Vec<Option<Time>> = rows.iter().map(|r| r.sequence).collect();
+                let times = self.window.times(member, field.data_type(), &times, self.what.listed.get(member))?;
+                let stored = self.window.gather(i, field.data_type(), &plain)?;
+                columns.push(arrow::compute::kernels::zip::zip(&BooleanArray::from(own), &times, &stored)?);
+                continue;
+            }
             columns.push(match value {
                 Some(value) => {
                     let from: Vec<Option<At>> = rows.iter().map(|r| r.each.as_ref().map_or(Some(r.at), |each| each[value])).collect();

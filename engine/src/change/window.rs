@@ -46,8 +46,9 @@ pub(super) struct Page {
     /// Sums of hashes of the value columns: all, and the tracked ones.
     all: Vec<u64>,
     tracked: Vec<u64>,
-    /// Of the stored sequence columns.
+    /// Of the stored sequence columns, and of the sequence itself under their names. They differ where a row stands for several events.
     pub stored_sequence: Vec<u64>,
+    pub own_sequence: Vec<u64>,
     /// Of each value column, where single values are inherited.
     each: Vec<Vec<u64>>,
 }
@@ -73,10 +74,13 @@ impl Page {
                 kept.push(hashes);
             }
         }
-        let mut stored_sequence = vec![0u64; rows];
-        for i in layout.sequence.iter().flatten() {
-            for (sum, hash) in stored_sequence.iter_mut().zip(hash::column(layout.stored[*i].name(), batch.column(*i))?) {
-                *sum = sum.wrapping_add(hash);
+        let (mut stored_sequence, mut own_sequence) = (vec![0u64; rows], vec![0u64; rows]);
+        for (member, stored) in members.iter().zip(&layout.sequence) {
+            let Some(i) = stored else { continue };
+            for (sums, column) in [(&mut stored_sequence, batch.column(*i)), (&mut own_sequence, member)] {
+                for (sum, hash) in sums.iter_mut().zip(hash::column(layout.stored[*i].name(), column)?) {
+                    *sum = sum.wrapping_add(hash);
+                }
             }
         }
         let index = |name: &str| batch.schema_ref().index_of(name).ok().filter(|i| batch.column(*i).null_count() < rows);
@@ -92,6 +96,7 @@ impl Page {
             all,
             tracked,
             stored_sequence,
+            own_sequence,
             each: kept,
             batch,
         })

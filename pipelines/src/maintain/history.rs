@@ -78,6 +78,6 @@ mod tests {
         };
         let text = text(&[v]);
         assert_eq!(text.lines().count(), 2);
-        assert!(text.contains("2026-01-31 06:00:00  append") && text.contains("1,200  2.0 KB"), "{text}");
+        assert!(text.contains("2026-01-31 06:00:00  append") && text.contains("1,200   2.0 KB"), "{text}");
     }
 }

@@ -138,14 +138,14 @@ fn compare(
         if fields.iter().any(|f: &FieldRef| f.name() == field.name()) {
             continue;
         }
+        // a type complaint has left its column out of the fields
+        if table.fields().iter().any(|f| renamed(&renames, f.name()) == field.name()) {
+            continue;
+        }
         if let Some(alike) = table.fields().iter().find(|f| f.name().to_lowercase() == field.name().to_lowercase()) {
             let text = format!("`{}` is `{}` in the table, and many readers do not tell upper from lower case", field.name(), alike.name());
             complaints
                 .push(at_column(field.name(), text).help(format!("write it as in the table, or rename it with `was: {}`", alike.name())));
-            continue;
-        }
-        // a type complaint has left its column out of the fields
-        if table.fields().iter().any(|f| renamed(&renames, f.name()) == field.name()) {
             continue;
         }
         notes.push(format!("column `{}` is new and was added to the table", field.name()));

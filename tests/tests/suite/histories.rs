@@ -109,7 +109,8 @@ impl Setting {
         if self.except != Except::Nothing {
             columns.extend(self.op_column().then_some("op"));
         }
-        if self.except == Except::OpAndSequence {
+        // merge compares the sequence of its rows, so it stores it
+        if self.except == Except::OpAndSequence && self.mode != Mode::Merge {
             columns.push("s");
             columns.extend(self.composite.then_some("t"));
         }
