@@ -566,7 +566,14 @@ impl Job<'_> {
         let resolved = resolve(events.build()?, Arc::new(what))?;
         let resolved = LogicalPlanBuilder::from(resolved).project(self.with_surrogate()?)?.build()?;
         let (resolved, _) = plan_partitions(resolved, self.partition_by).map_err(|e| under(e, &["partition_by"]))?;
-        let resolved = LogicalPlanBuilder::from(resolved).project(self.table_columns())?;
+        // columns of the table that the rows do not store any more
+        let has = |field: &Field| resolved.schema().index_of_column_by_name(None, field.name()).is_some();
+        let column = |field: &Arc<Field>| -> Result<Expr> {
+            let expr = if has(field) { name(field.name()) } else { Expr::Literal(ScalarValue::try_from(field.data_type())?, None) };
+            Ok(expr.alias(field.name()))
+        };
+        let columns = self.schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+        let resolved = LogicalPlanBuilder::from(resolved).project(columns)?;
         match kept {
             Some(kept) => Ok(LogicalPlanBuilder::from(kept).union(resolved.build()?)?.build()?),
             None => Ok(resolved.build()?),
@@ -622,7 +629,10 @@ impl Job<'_> {
                 meta::SYSTEM if self.mode.kind == Kind::Bitemporal => name(extra::SYSTEM_FROM),
                 meta::GIVEN | meta::TO | meta::RECORDED | meta::SYSTEM | hidden::FILE | hidden::LINE => null()?,
                 _ => match (i - stored, history) {
-                    (member, false) => name(&layout.sequence_names[member]),
+                    (member, false) if layout.sequence[member].is_some() => name(&layout.sequence_names[member]),
+                    (member, false) => {
+                        datafusion::functions::core::expr_fn::get_field(name(extra::SEQUENCE), layout.sequence_names[member].as_str())
+                    }
                     (_, true) if layout.sequence_types.len() == 1 => name(extra::VALID_FROM),
                     (member, true) => {
                         datafusion::functions::core::expr_fn::get_field(name(extra::SEQUENCE), layout.sequence_names[member].as_str())

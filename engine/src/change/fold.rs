@@ -165,10 +165,9 @@ pub(super) fn settle(events: Vec<Event>) -> (Vec<Event>, usize) {
                 ties += 1;
             }
         }
-        // of equals, the one known longest
-        let best = tied.into_iter().reduce(|a, b| {
-            if (b.hash, std::cmp::Reverse(b.origin)) > (a.hash, std::cmp::Reverse(a.origin)) && b.op == Op::Upsert { b } else { a }
-        });
+        // an event that gives all values comes before one that inherits some: what it covers has been let go. Of equals, the one known longest
+        let rank = |e: &Event| (e.given.is_none(), e.hash, std::cmp::Reverse(e.origin));
+        let best = tied.into_iter().reduce(|a, b| if b.op == Op::Upsert && rank(&b) > rank(&a) { b } else { a });
         out.extend(best);
     }
     (out, ties)

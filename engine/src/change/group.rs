@@ -363,7 +363,8 @@ impl Rules {
                     Source::Each(each) => Some(each),
                 },
                 sequence,
-                from: Some(begins.time),
+                // the one row of a key shows its latest event
+                from: Some(if self.shape == Shape::Latest { last.time } else { begins.time }),
                 to: version.closed.map(|c| events[c].time),
                 row_hash: version.tracked,
                 deleted: version.deleted,

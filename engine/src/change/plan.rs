@@ -177,13 +177,6 @@ impl ChangeMode {
         for key in self.keys.iter().filter(|k| self.except.contains(k)) {
             wrong.push(Complaint::at(["except"], format!("the key `{key}` must be stored")).help("remove it from `except`"));
         }
-        let stored_sequence = self.kind == Kind::Merge;
-        for member in self.sequence.iter().filter(|s| stored_sequence && self.except.contains(s)) {
-            wrong.push(
-                Complaint::at(["except"], format!("merge compares `{member}` of the table with that of the change, so it must be stored"))
-                    .help("remove it from `except`"),
-            );
-        }
         for member in self.sequence.iter().filter(|s| self.keys.contains(s)) {
             wrong.push(Complaint::at(["sequence_by"], format!("`{member}` is a key")).help("order the changes of a key by another column"));
         }
@@ -235,8 +228,10 @@ impl ChangeMode {
 
     /// The columns that this mode adds, but for the surrogate key.
     pub(super) fn extras(&self, first: &DataType, members: &[Field]) -> Vec<Field> {
+        let sequence = Field::new(extra::SEQUENCE, DataType::Struct(Fields::from(members.to_vec())), true);
         if !self.is_history() {
-            return vec![];
+            // a later change is compared with the sequence of the row
+            return if self.sequence.iter().any(|s| self.except.contains(s)) { vec![sequence] } else { vec![] };
         }
         let mut extras = vec![
             Field::new(extra::VALID_FROM, first.clone(), true),
@@ -245,7 +240,7 @@ impl ChangeMode {
             Field::new(extra::ROW_HASH, DataType::Int64, true),
         ];
         if self.sequence.len() > 1 {
-            extras.push(Field::new(extra::SEQUENCE, DataType::Struct(Fields::from(members.to_vec())), true));
+            extras.push(sequence);
         }
         if self.kind == Kind::Snapshot && self.hard_deletes == HardDeletes::NewRecord {
             extras.push(Field::new(extra::IS_DELETED, DataType::Boolean, true));

@@ -301,7 +301,7 @@ impl Run {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.schema)));
         }
         let rules = &self.what.rules;
-        let page = Page::new(batch, &self.what.layout, &self.converters, rules.partial)?;
+        let page = Page::new(batch, &self.what.layout, &self.converters, !self.what.mode.is_history(), rules.partial)?;
         let number = self.window.pages.len() as u32;
         let rows = page.batch.num_rows();
         self.window.pages.push(page);

@@ -54,8 +54,8 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// `each`: keep the hash of each value.
-    pub fn new(batch: RecordBatch, layout: &Layout, converters: &Converters, each: bool) -> Result<Self> {
+    /// `latest`: a row shows its sequence even where it is in no column of its own; `each`: keep the hash of each value.
+    pub fn new(batch: RecordBatch, layout: &Layout, converters: &Converters, latest: bool, each: bool) -> Result<Self> {
         let column = |name: &str| batch.column_by_name(name).cloned().ok_or_else(|| Error::bug(format!("an event has no column {name}")));
         let keys: Vec<ArrayRef> = layout.keys.iter().map(|k| Arc::clone(batch.column(*k))).collect();
         let members = (0..layout.sequence_types.len()).map(|i| column(&meta::sequence(i))).collect::<Result<Vec<_>>>()?;
@@ -75,10 +75,14 @@ impl Page {
             }
         }
         let (mut stored_sequence, mut own_sequence) = (vec![0u64; rows], vec![0u64; rows]);
-        for (member, stored) in members.iter().zip(&layout.sequence) {
-            let Some(i) = stored else { continue };
-            for (sums, column) in [(&mut stored_sequence, batch.column(*i)), (&mut own_sequence, member)] {
-                for (sum, hash) in sums.iter_mut().zip(hash::column(layout.stored[*i].name(), column)?) {
+        for ((member, stored), name) in members.iter().zip(&layout.sequence).zip(&layout.sequence_names) {
+            let shown = match stored {
+                Some(i) => batch.column(*i),
+                None if latest => member,
+                None => continue,
+            };
+            for (sums, column) in [(&mut stored_sequence, shown), (&mut own_sequence, member)] {
+                for (sum, hash) in sums.iter_mut().zip(hash::column(name, column)?) {
                     *sum = sum.wrapping_add(hash);
                 }
             }

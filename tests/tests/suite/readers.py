@@ -1,7 +1,7 @@
 """Reads a Delta table with deltalake, Polars and DuckDB and a query's rows for each. usage: readers.py TABLE COLUMN[,COLUMN...] [VERSION...]
 Prints one JSON object: for each reader the rows as sorted lists of strings. With versions: for each version the rows that deltalake
 reads when it travels there."""
-import datetime, decimal, json, sys
+import datetime, decimal, json, os, sys
 
 import deltalake
 import duckdb
@@ -27,6 +27,12 @@ def text(value):
     return str(value)
 
 
+def done(answer):
+    print(json.dumps(answer), flush=True)
+    # without the interpreter's farewell: threads of pyarrow that are still about abort the process in it
+    os._exit(0)
+
+
 def rows(records):
     return sorted([text(v) for v in record] for record in records)
 
@@ -36,8 +42,7 @@ if versions:
     for version in versions:
         arrow = deltalake.DeltaTable(table, version=version).to_pyarrow_table(columns=columns)
         travelled[version] = rows(zip(*[arrow.column(c).to_pylist() for c in columns]))
-    print(json.dumps(travelled))
-    sys.exit()
+    done(travelled)
 
 out = {}
 arrow = delta.to_pyarrow_table(columns=columns)
@@ -49,4 +54,4 @@ con.execute("set timezone='UTC'")
 files = [u.removeprefix("file://") for u in delta.file_uris()]
 names = ", ".join(f'"{c}"' for c in columns)
 out["duckdb"] = rows(con.execute(f"select {names} from read_parquet(?, hive_partitioning=true, union_by_name=true)", [files]).fetchall())
-print(json.dumps(out))
+done(out)
