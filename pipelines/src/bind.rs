@@ -187,6 +187,12 @@ fn bind(loaded: &mut Loaded, keys: Keys, base: &Path, stores: &Stores) -> Option
             return None;
         }
     };
+    for (name, source) in pipeline.sources.iter() {
+        let complaints = source.validate();
+        if !complaints.is_empty() {
+            complain(loaded, &["sources", name], Error::Pipeline(complaints));
+        }
+    }
     let names: BTreeSet<String> = pipeline.tables.keys().map(str::to_owned).collect();
     let mut graph = Graph::new();
     let mut tables = BTreeMap::new();

@@ -126,7 +126,9 @@ pub async fn run(bound: Arc<Bound>, options: &RunOptions) -> Result<RunReport> {
     let cpu = machine::cpu_seconds();
     let chosen = graph::select(&bound.graph, &options.only).map_err(|word| Error::bug(format!("no table {word}")))?;
     let batch = BatchId(options.batch.clone().unwrap_or_else(|| new_batch(options.now)));
-    let resources = Resources::new(usize::try_from(options.memory).unwrap_or(usize::MAX), options.threads, options.spill.clone())?;
+    // an eighth is kept back for what no operator counts: batches on their way, footers, the process itself
+    let memory = options.memory - options.memory / 8;
+    let resources = Resources::new(usize::try_from(memory).unwrap_or(usize::MAX), options.threads, options.spill.clone())?;
     let mut context = RunContext::new(Arc::clone(&bound), resources, batch.clone(), options.now);
     context.full_refresh = options.full_refresh;
     context.dry_run = options.dry_run;
