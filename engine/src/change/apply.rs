@@ -24,7 +24,7 @@ use futures::{StreamExt, TryStreamExt};
 
 use super::config::{ChangeState, ChangeTies, HardDeletes, SequenceText, SurrogateType};
 use super::events::{Missing, inherits, plan_events};
-use super::group::{Counts, Rules};
+use super::group::{Counts, Listed, Rules};
 use super::keyset::{KeySet, touched};
 use super::plan::{ChangeMode, DELETE, Kind, Layout, REMEMBERED, UPSERT, VISIBLE, extra, meta};
 use super::resolve::{ChangeLog, Resolve, event_schema, memory_schema, resolve};
@@ -60,12 +60,13 @@ pub fn shape(mode: &ChangeMode, rows: &Schema, base: Option<&Schema>, partition_
     let computed: BTreeSet<String> = partition_by.iter().filter(|p| p.transform != Transform::Identity).map(PartitionBy::name).collect();
     let surrogate = mode.surrogate_key.as_ref().map(|s| s.name.as_str());
     let added = mode.extras(&DataType::Int64, &[]);
+    let left_out = |name: &str| {
+        let sequence: &[String] = if mode.kind == Kind::Snapshot { &mode.sequence } else { &[] };
+        mode.except.iter().chain(sequence).any(|n| n == name)
+    };
     let own = |name: &str| {
-        !computed.contains(name)
-            && surrogate != Some(name)
-            && !added.iter().any(|f| f.name() == name)
-            && !mode.except.iter().any(|e| e == name)
-            && !(mode.kind == Kind::Snapshot && mode.sequence.iter().any(|s| s == name))
+        let of_mode = surrogate == Some(name) || added.iter().any(|f| f.name() == name);
+        !of_mode && !computed.contains(name) && !left_out(name)
     };
     let missing: Vec<String> = base
         .iter()
@@ -588,7 +589,7 @@ impl Job<'_> {
         let layout = &self.shape.layout;
         let whole = RowConverter::new(layout.sequence_types.iter().map(|t| SortField::new(t.clone())).collect())?;
         let first = RowConverter::new(vec![SortField::new(layout.sequence_types[0].clone())])?;
-        let bytes = |members: &[ArrayRef]| -> Result<Vec<(Box<[u8]>, Box<[u8]>)>> {
+        let bytes = |members: &[ArrayRef]| -> Result<Vec<Listed>> {
             let (firsts, wholes) = (first.convert_columns(&members[..1])?, whole.convert_columns(members)?);
             Ok(firsts.iter().zip(wholes.iter()).map(|(f, w)| (f.data().into(), w.data().into())).collect())
         };

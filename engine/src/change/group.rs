@@ -2,9 +2,14 @@
 
 use std::collections::HashMap;
 
-use super::fold::{At, Event, Folded, Op, Origin, Shape, Source, Time, Version, fold, hash_of, settle};
+use super::fold::{At, Event, Folded, Given, Op, Origin, Shape, Source, Time, Version, fold, hash_of, settle};
 use super::plan::{DELETE, NEW, VISIBLE};
 use super::window::{Page, Window};
+
+/// A sequence that holds for every key, as bytes: its first member and the whole.
+pub(super) type Listed = (Box<[u8]>, Box<[u8]>);
+/// An event that was known before the load: sequence, operation, row, given values, hash, origin.
+type Known<'a> = (&'a [u8], Op, At, Given, u64, Origin);
 
 /// What holds for every key of a load.
 #[derive(Debug)]
@@ -21,7 +26,7 @@ pub(super) struct Rules {
     /// Remembered events first seen before this are forgotten; milliseconds since the epoch.
     pub cutoff: i64,
     /// Of sequences that hold for every key, ascending: first member and whole, as bytes.
-    pub listed: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub listed: Vec<Listed>,
     /// For a snapshot: which of `listed` are extracts of this load. Empty: `listed` are truncates.
     pub fresh: Vec<bool>,
 }
@@ -264,7 +269,7 @@ impl Rules {
             return;
         };
         // what was known before, in order: a late extract must not speak for those after it
-        let mut known: Vec<(&[u8], Op, At, Option<Box<[u8]>>, u64, Origin)> = raws
+        let mut known: Vec<Known<'_>> = raws
             .iter()
             .filter(|r| r.event.origin != Origin::New)
             .map(|r| (r.whole, r.event.op, r.event.at, r.event.given.clone(), r.event.hash, r.event.origin))

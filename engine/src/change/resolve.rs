@@ -36,12 +36,15 @@ use crate::error::{Error, Result};
 use crate::ledger::{Ledger, RejectSink};
 use crate::route;
 
+/// A sequence: its bytes and its members, one row each.
+pub(super) type Forgotten = (Box<[u8]>, Vec<ArrayRef>);
+
 /// What the operators of one change report, and where they send what must be remembered. A session extension.
 #[derive(Debug)]
 pub(super) struct ChangeLog {
     pub counts: Mutex<Counts>,
-    /// The greatest sequence that was forgotten: its bytes and its members, one row each.
-    pub forgotten: Mutex<Option<(Box<[u8]>, Vec<ArrayRef>)>>,
+    /// The greatest sequence that was forgotten.
+    pub forgotten: Mutex<Option<Forgotten>>,
     /// When the oldest remembered event was first seen.
     pub oldest: Mutex<Option<i64>>,
     pub memory: Arc<dyn RejectSink>,
