@@ -112,7 +112,7 @@ impl From<datafusion::error::DataFusionError> for Error {
                 Ok(own) => *own,
                 Err(other) => match other.downcast::<D>() {
                     Ok(df) => (*df).into(),
-                    Err(other) => Error::Bug(other.to_string()),
+                    Err(other) => outside(other),
                 },
             },
             D::Context(context, inner) => match Error::from(*inner) {
@@ -131,6 +131,8 @@ impl From<datafusion::error::DataFusionError> for Error {
             D::ObjectStore(e) => (*e).into(),
             D::ParquetError(e) => match *e {
                 parquet::errors::ParquetError::External(inner) => D::External(inner).into(),
+                // DataFusion's reader makes a text of what the store said
+                parquet::errors::ParquetError::General(text) if text.contains("Object Store error") => unreachable_store(text),
                 other => Error::Data { message: other.to_string(), help: None },
             },
             D::IoError(e) => e.into(),
@@ -139,6 +141,21 @@ impl From<datafusion::error::DataFusionError> for Error {
             other => Error::Bug(other.to_string()),
         }
     }
+}
+
+/// An error of a library below DataFusion.
+fn outside(e: Box<dyn std::error::Error + Send + Sync>) -> Error {
+    match e.downcast::<object_store::Error>() {
+        Ok(store) => (*store).into(),
+        Err(e) => match e.downcast::<std::io::Error>() {
+            Ok(io) => (*io).into(),
+            Err(other) => Error::Bug(other.to_string()),
+        },
+    }
+}
+
+fn unreachable_store(message: String) -> Error {
+    Error::retry(message, "the store did not give the object; check permissions and network, then run again")
 }
 
 /// A shared error cannot be taken apart; its kind still decides the exit code.
@@ -150,6 +167,7 @@ fn shared_error(e: &datafusion::error::DataFusionError) -> Error {
             Some(Error::Retry { message, help }) => Error::Retry { message: message.clone(), help: help.clone() },
             Some(Error::Pipeline(c)) => Error::Pipeline(c.clone()),
             Some(Error::Value(m)) => Error::Value(m.clone()),
+            _ if inner.is::<object_store::Error>() || inner.is::<std::io::Error>() => unreachable_store(e.to_string()),
             _ => Error::Bug(e.to_string()),
         },
         D::ArrowError(..) | D::Execution(_) => Error::Value(e.to_string()),

@@ -20,6 +20,8 @@ pub struct Resources {
     pub runtime: Arc<RuntimeEnv>,
     /// Partitions of each plan.
     pub threads: usize,
+    /// Bytes of the pool.
+    pub memory: usize,
 }
 
 impl Resources {
@@ -33,7 +35,7 @@ impl Resources {
             .with_memory_pool(Arc::new(RunPool::new(memory)))
             .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(mode))
             .build_arc()?;
-        Ok(Resources { runtime, threads })
+        Ok(Resources { runtime, threads, memory })
     }
 
     /// A session of its own for one load or query: shared memory pool and stores, its own tables and ledger.
@@ -51,6 +53,9 @@ impl Resources {
         options.optimizer.enable_aggregate_dynamic_filter_pushdown = false;
         options.execution.parquet.pushdown_filters = true;
         options.execution.parquet.reorder_filters = true;
+        // what a sort keeps back for its merge, in each partition: 10 MB by default, which a small pool does not have
+        let merge = self.memory / (8 * self.threads.max(1));
+        options.execution.sort_spill_reservation_bytes = merge.clamp(256 << 10, 10 << 20);
         options.execution.time_zone = Some("UTC".into());
         let state = SessionStateBuilder::new()
             .with_config(config)

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use smelt_connectors::formats::{self, FormatKind};
 use smelt_connectors::secrets::resolve;
 use smelt_connectors::stores::{Location, Stores};
-use smelt_engine::change::{ChangeMode, Kind};
+use smelt_engine::change::{ChangeMode, Kind, Retention};
 use smelt_engine::contract::{Column, Contract};
 use smelt_engine::error::Complaint;
 use smelt_engine::keys::{Keys, Secret};
@@ -306,6 +306,11 @@ fn bind_table(
         Some(WriteSpec::Bitemporal(history)) => Mode::Change(Box::new(ChangeMode::history(history, Kind::Bitemporal))),
         Some(WriteSpec::Snapshot(snapshot)) => Mode::Change(Box::new(ChangeMode::snapshot(snapshot))),
     };
+    let mut mode = mode;
+    if let (true, Mode::Change(mode)) = (reads_tables, &mut mode) {
+        // all rows come again each time: nothing that they say may be forgotten
+        mode.tombstones = Retention { milliseconds: i64::MAX / 4 };
+    }
     let changes = mode.change().is_some();
     if changes && table.provenance == Some(true) {
         complaints.push(

@@ -85,7 +85,9 @@ impl Mode {
 
     /// Whether rows must say which columns they were not given.
     pub fn needs_absent(&self, contract: &Contract) -> bool {
-        self.change().is_some_and(|m| m.kind != Kind::Snapshot) && contract.on_missing_column == OnMissingColumn::Ignore
+        // a change feed may leave a value out of a row: the old one stands
+        let leaves_out = contract.on_missing_column == OnMissingColumn::Ignore || contract.changes.is_some();
+        leaves_out && self.change().is_some_and(|m| m.kind != Kind::Snapshot)
     }
 
     pub fn name(&self) -> &'static str {

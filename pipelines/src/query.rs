@@ -168,6 +168,7 @@ impl SchemaProvider for LakeSchema {
         }
         let mut location = self.lake.clone();
         location.prefix = self.lake.prefix.clone().join(self.layer.as_str()).join(name);
+        location.display = format!("{}/{}/{name}", self.lake.display.trim_end_matches('/'), self.layer);
         let Some(kind) = formats::detect(&location).await? else { return Ok(None) };
         let format = formats::open(kind, location.clone());
         let full = format!("{}.{name}", self.layer);

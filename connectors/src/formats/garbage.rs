@@ -9,7 +9,7 @@ use object_store::ObjectStore;
 use smelt_engine::error::Result;
 use smelt_engine::table::{Checkpoint, Garbage};
 
-use super::{checkpoint, consumed};
+use super::{checkpoint, consumed, purge};
 use crate::stores::Location;
 
 /// An object that was last written before the time asked for.
@@ -94,13 +94,14 @@ pub(super) fn left(old: Vec<Old>, needed: impl Fn(&Old) -> bool, keep: &BTreeSet
 /// Removes objects below `table`. One that is gone already is no error.
 pub async fn sweep(table: &Location, garbage: &[Garbage]) -> Result<()> {
     let paths = garbage.iter().map(|g| table.path(&g.path)).collect::<Result<Vec<_>>>()?;
-    let mut gone = table.store.delete_stream(futures::stream::iter(paths.into_iter().map(Ok)).boxed());
+    let mut gone = table.store.delete_stream(futures::stream::iter(paths.clone().into_iter().map(Ok)).boxed());
     while let Some(one) = gone.next().await {
         match one {
             Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
             Err(e) => return Err(e.into()),
         }
     }
+    purge::tidy(table, &paths);
     Ok(())
 }
 

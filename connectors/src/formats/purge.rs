@@ -238,7 +238,7 @@ async fn remove(table: &Location, paths: Vec<Path>, options: Purge) -> Result<()
 }
 
 /// Stores have no folders, disks do: an empty one would keep the partition value in its name.
-fn tidy(table: &Location, paths: &[Path]) {
+pub(super) fn tidy(table: &Location, paths: &[Path]) {
     if table.url.scheme() != "file" {
         return;
     }

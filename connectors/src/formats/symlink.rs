@@ -48,12 +48,13 @@ pub(super) async fn write(table: &Location, files: &[DataFile], partitioned: boo
             found.try_filter(|path| std::future::ready(!keep.contains(path))).try_collect().await?
         }
     };
-    for path in stale {
-        match table.store.delete(&path).await {
+    for path in &stale {
+        match table.store.delete(path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(e) => return Err(e.into()),
         }
     }
+    super::purge::tidy(table, &stale);
     Ok(())
 }
 

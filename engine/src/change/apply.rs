@@ -23,13 +23,13 @@ use datafusion::prelude::SessionContext;
 use futures::{StreamExt, TryStreamExt};
 
 use super::config::{ChangeState, ChangeTies, HardDeletes, SequenceText, SurrogateType};
-use super::events::{Missing, inherits, plan_events};
+use super::events::{Missing, inherits, plan_events, too_late};
 use super::group::{Counts, Listed, Rules};
 use super::keyset::{KeySet, touched};
 use super::plan::{ChangeMode, DELETE, Kind, Layout, REMEMBERED, UPSERT, VISIBLE, extra, meta};
 use super::resolve::{ChangeLog, Resolve, event_schema, memory_schema, resolve};
 use super::row_hash::row_hash;
-use super::spool::{self, Spool, spool};
+use super::spool::{self, Late, Spool, spool};
 use crate::contract::hidden;
 use crate::error::{Error, Result};
 use crate::steps::{Scope, under};
@@ -66,14 +66,17 @@ pub fn shape(mode: &ChangeMode, rows: &Schema, base: Option<&Schema>, partition_
     };
     let own = |name: &str| {
         let of_mode = surrogate == Some(name) || added.iter().any(|f| f.name() == name);
-        !of_mode && !computed.contains(name) && !left_out(name)
+        !of_mode && !computed.contains(name)
     };
     let missing: Vec<String> = base
         .iter()
         .flat_map(|b| b.fields())
-        .filter(|f| own(f.name()) && rows.field_with_name(f.name()).is_err())
+        .filter(|f| own(f.name()) && (rows.field_with_name(f.name()).is_err() || left_out(f.name())))
         .map(|f| f.name().clone())
         .collect();
+    // what the table has stored stays in its place, whether it is still given or not
+    let stored = |name: &String| base.is_some_and(|b| b.field_with_name(name).is_ok()) && own(name);
+    let mode = &ChangeMode { except: mode.except.iter().filter(|e| !stored(e)).cloned().collect(), ..mode.clone() };
     // the order of the table, then what is new
     let mut fields: Vec<Field> = vec![];
     for field in base.iter().flat_map(|b| b.fields()).filter(|f| own(f.name())) {
@@ -206,7 +209,8 @@ impl Job<'_> {
         let events =
             plan_events(rows, self.mode, layout, &self.missing, scope, self.now).map_err(|e| under(e, &["write", self.mode.name()]))?;
         let snapshot = self.mode.kind == Kind::Snapshot;
-        let mut spool = spool(events, layout, self.session, snapshot && !self.mode.sequence.is_empty()).await?;
+        let late = Late { forgotten: self.state.forgotten.as_ref(), known: &self.state.truncates, rule: too_late(self.mode) };
+        let mut spool = spool(events, layout, self.session, snapshot && !self.mode.sequence.is_empty(), &late).await?;
         let (mut truncates, mut extracts) = (self.state.truncates.clone(), self.state.extracts.clone());
         let (listed, fresh) = if snapshot {
             let taken = self.extracts(&spool).await?;
@@ -253,12 +257,14 @@ impl Job<'_> {
                 "check the source; if the extract really is empty, set `allow_empty: true`; nothing was published",
             ));
         }
-        let taken = if self.mode.sequence.is_empty() || spool.rows == 0 {
-            let now = ScalarValue::TimestampMicrosecond(Some(self.now * 1000), Some("UTC".into())).to_array()?;
-            let now = cast_array(&now, &self.shape.layout.sequence_types[0]).map_err(|_| {
-                Error::data("an empty extract has no taken_at, and the batch's time is of another type", "leave the empty extract out")
-            })?;
-            spool::texts(&[now])?
+        if spool.rows == 0 && !self.mode.sequence.is_empty() {
+            return Err(Error::data(
+                format!("the extract has no rows, so nothing says when it was taken (`{}`)", self.mode.sequence.join(", ")),
+                "take the empty files away, or leave `taken_at` out so that the batch's time holds; nothing was published",
+            ));
+        }
+        let taken = if self.mode.sequence.is_empty() {
+            spool::texts(&[ScalarValue::TimestampMicrosecond(Some(self.now * 1000), Some("UTC".into())).to_array()?])?
         } else {
             spool.extracts.clone()
         };
@@ -458,13 +464,10 @@ impl Job<'_> {
                     }
                 };
                 let counts = *log.counts.lock();
-                if counts.ties > 0 && self.mode.ties == ChangeTies::Fail {
+                if let Err(e) = self.judge_ties(&counts) {
                     write::discard(&self.write, &add).await;
                     write::discard(&self.write, &remembered).await;
-                    return Err(Error::data(
-                        format!("{} times two different rows of one key have the same {}", counts.ties, self.mode.sequence.join(", ")),
-                        "make the sequence unique for each key, or let `ties: greater` decide; nothing was published",
-                    ));
+                    return Err(e);
                 }
                 let state = self.state_after(prepared, &log, &remembered)?;
                 Ok(Applied { add, remove: prepared.files.clone(), state, remembered, counts, way: prepared.way.clone() })
@@ -476,11 +479,22 @@ impl Job<'_> {
         }
     }
 
+    fn judge_ties(&self, counts: &Counts) -> Result<()> {
+        if counts.ties == 0 || self.mode.ties != ChangeTies::Fail {
+            return Ok(());
+        }
+        Err(Error::data(
+            format!("{} times two different rows of one key have the same {}", counts.ties, self.mode.sequence.join(", ")),
+            "make the sequence unique for each key, or let `ties: greater` decide; nothing was published",
+        ))
+    }
+
     /// What a change would do to rows and versions, without writing any.
     pub async fn preview(&self, prepared: &Prepared) -> Result<Counts> {
         let memory = Arc::new(Nowhere);
         let (_, log) = self.run(prepared, &memory, false).await?;
         let counts = *log.counts.lock();
+        self.judge_ties(&counts)?;
         Ok(counts)
     }
 
@@ -738,7 +752,8 @@ impl Job<'_> {
             forgotten = ordered(&all)?.pop();
         }
         Ok(ChangeState {
-            identity: self.mode.identity(),
+            // the caller names it
+            identity: self.state.identity.clone(),
             files: stays.into_iter().chain(remembered.iter().cloned()).collect(),
             oldest,
             forgotten,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryViewBuilder};
 use arrow::datatypes::{DataType, Int8Type};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{
@@ -55,7 +56,16 @@ pub(super) fn plan_events(
     let mut wrong: Vec<Complaint> = vec![];
     let mut predicate = |text: &Option<String>, key: &str| -> Option<Expr> {
         let text = text.as_ref()?;
-        expression::predicate(scope.session, text, input.schema(), Allow::Scalar, &[key]).map_err(|e| wrong.extend(e)).ok()
+        let expr = expression::predicate(scope.session, text, input.schema(), Allow::Scalar, &[key]).map_err(|e| wrong.extend(e)).ok()?;
+        // by name alone: the columns are projected on the way
+        expr.transform(|e| {
+            Ok(match e {
+                Expr::Column(c) => Transformed::yes(Expr::Column(Column::from_name(c.name))),
+                other => Transformed::no(other),
+            })
+        })
+        .ok()
+        .map(|t| t.data)
     };
     let (deletes, truncates) = (predicate(&mode.deletes, "deletes"), predicate(&mode.truncates, "truncates"));
     if !wrong.is_empty() {
@@ -71,10 +81,10 @@ pub(super) fn plan_events(
     let has = |plan: &LogicalPlan, name: &str| plan.schema().index_of_column_by_name(None, name).is_some();
     let any_null = |names: &[String]| names.iter().map(|n| column(n).is_null()).reduce(|a, b| a.or(b)).unwrap_or_else(|| lit(false));
 
-    // the operation, and what is wrong
+    // rows that cannot be placed leave as they came
     let all = input.schema().iter().map(|(q, f)| Expr::Column(Column::new(q.cloned(), f.name())).alias(f.name()));
-    let plan = LogicalPlanBuilder::from(input.clone()).project(all.chain([op.alias(meta::OP)]).collect::<Vec<_>>())?.build()?;
-    let key_flag = any_null(&mode.keys).and(column(meta::OP).not_eq(lit(TRUNCATE)));
+    let plan = LogicalPlanBuilder::from(input.clone()).project(all.collect::<Vec<_>>())?.build()?;
+    let key_flag = any_null(&mode.keys).and(op.clone().not_eq(lit(TRUNCATE)));
     let flagged = plan
         .schema()
         .iter()
@@ -94,6 +104,8 @@ pub(super) fn plan_events(
         rule(&mode.sequence, "sequence", "a sequence column is NULL", "__no_sequence"),
     ];
     let plan = route(plan, rules, Sensitive::default(), "write");
+    let all: Vec<Expr> = plan.schema().iter().map(|(_, f)| column(f.name())).chain([op.alias(meta::OP)]).collect();
+    let plan = LogicalPlanBuilder::from(plan).project(all)?.build()?;
 
     let given = given(&plan, mode, layout, missing);
     let mut exprs: Vec<Expr> = vec![];

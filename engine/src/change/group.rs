@@ -136,8 +136,10 @@ impl Rules {
             return;
         }
         let (mut raws, old) = self.events(rows, window, out);
-        self.forget(&mut raws, out);
-        self.refuse(&mut raws, out);
+        let due = self.forget(&mut raws, out);
+        // what is forgotten with this very load cannot judge its rows any more, either
+        let forgotten = self.forgotten.as_deref().max(due);
+        self.refuse(&mut raws, forgotten, out);
         self.list(rows[0], &mut raws);
         let raws = ranked(raws);
         let bytes: HashMap<u32, &[u8]> = raws.iter().map(|r| (r.event.first, r.first)).collect();
@@ -213,19 +215,20 @@ impl Rules {
     }
 
     /// Lets go of what was remembered for long enough: of a key, everything up to the last such event.
-    fn forget(&self, raws: &mut Vec<Raw<'_>>, out: &mut Outcome) {
+    fn forget<'a>(&self, raws: &mut Vec<Raw<'a>>, out: &mut Outcome) -> Option<&'a [u8]> {
         let over = |r: &&Raw<'_>| r.event.origin == Origin::Remembered && r.event.recorded < self.cutoff;
-        let Some((whole, at)) = raws.iter().filter(over).map(|r| (r.whole, r.event.at)).max_by_key(|(whole, _)| *whole) else { return };
+        let (whole, at) = raws.iter().filter(over).map(|r| (r.whole, r.event.at)).max_by_key(|(whole, _)| *whole)?;
         raws.retain(|r| r.event.origin != Origin::Remembered || r.whole > whole);
         if out.forgotten.as_deref().is_none_or(|f| f < whole) {
             out.forgotten = Some(whole.into());
             out.forgotten_at = Some(at);
         }
+        Some(whole)
     }
 
     /// Takes out new events that cannot be judged any more.
-    fn refuse(&self, raws: &mut Vec<Raw<'_>>, out: &mut Outcome) {
-        let Some(forgotten) = self.forgotten.as_deref() else { return };
+    fn refuse(&self, raws: &mut Vec<Raw<'_>>, forgotten: Option<&[u8]>, out: &mut Outcome) {
+        let Some(forgotten) = forgotten else { return };
         let judged = |new: &Raw<'_>| {
             if new.whole > forgotten {
                 return true;
@@ -317,17 +320,18 @@ impl Rules {
         out: &mut Outcome,
     ) {
         let mut left: Vec<bool> = vec![true; old.len()];
-        let (mut opened, mut closed, mut changed) = (0, 0, false);
+        let mut current: Vec<bool> = vec![false; old.len()];
+        let (mut opened, mut changed) = (0, false);
         let count = versions.len();
         for version in versions {
             let (begins, last) = (&events[version.opened], &events[version.last]);
             let from = window_bytes(begins, window, self);
             let to = version.closed.and_then(|c| bytes.get(&events[c].first).copied());
             let at = if version.deleted { source_row(&version.values, last.at) } else { last.at };
-            // a row that stands for several events shows the sequence of the last; once its end has moved, only its own is known
+            // a row that stands for several events shows the sequence of the last; once it ends before that, only its own is known
             let moved = last.origin == Origin::Visible && {
                 let (page, row) = window.page(last.at);
-                page.ended(row) != to
+                page.ended(row) != to && to.is_some_and(|to| page.shown(row).is_none_or(|shown| to <= shown))
             };
             let sequence = match last.time {
                 Time::Seq(_) if last.origin != Origin::Visible || moved => Some(last.time),
@@ -352,7 +356,7 @@ impl Rules {
             });
             match before {
                 None => opened += 1,
-                Some(o) if self.shape != Shape::Latest && old[o].to.is_none() && to.is_some() => closed += 1,
+                Some(o) if to.is_none() => current[o] = true,
                 Some(_) => {}
             }
             let same = old.iter().position(|o| (self.shape == Shape::Latest || Some(o.from) == from) && o.to == to && o.hash == hash);
@@ -377,6 +381,7 @@ impl Rules {
                 superseded: false,
             });
         }
+        let closed = old.iter().zip(&current).filter(|(o, current)| o.to.is_none() && !**current).count() as u64;
         let gone = left.iter().any(|l| *l);
         if self.shape != Shape::Latest {
             out.counts.opened += opened;

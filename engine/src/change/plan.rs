@@ -116,10 +116,17 @@ impl ChangeMode {
         }
     }
 
-    /// Text that is the same where the table may go on under this mode.
-    pub fn identity(&self) -> String {
+    /// Text that is the same where a table with rows of this schema may go on under this mode.
+    pub fn identity(&self, rows: &Schema) -> String {
         let surrogate = self.surrogate_key.as_ref().map(|s| (&s.name, s.ty == SurrogateType::Int64));
-        let text = format!("{:?}", (self.name(), &self.keys, &self.sequence, &self.track, self.hard_deletes, surrogate));
+        // where the sequence stands, and what makes no version
+        let unstored = self.kind == Kind::Merge && self.sequence.iter().any(|s| self.except.contains(s));
+        let mut operation = if self.is_history() { self.operation_columns() } else { vec![] };
+        operation.retain(|o| rows.field_with_name(o).is_ok() && !self.except.contains(o));
+        operation.sort();
+        operation.dedup();
+        let text =
+            format!("{:?}", (self.name(), &self.keys, &self.sequence, &self.track, self.hard_deletes, surrogate, unstored, operation));
         let hash = Sha256::digest(text.as_bytes());
         format!("{} by {} #{}", self.name(), self.keys.join(", "), hex::encode(&hash[..4]))
     }
@@ -220,10 +227,9 @@ impl ChangeMode {
         Ok(Layout { stored: stored.into(), keys, sequence, values, tracked, sequence_types, sequence_names: self.sequence.clone() })
     }
 
-    /// Columns that only say what a row does.
+    /// Names in `deletes` and `truncates`, among them the columns that only say what a row does.
     fn operation_columns(&self) -> Vec<String> {
-        let texts = self.deletes.iter().chain(&self.truncates);
-        texts.flat_map(|t| t.split(|c: char| !c.is_alphanumeric() && c != '_').map(str::to_owned).collect::<Vec<_>>()).collect()
+        self.deletes.iter().chain(&self.truncates).flat_map(|text| names(text)).collect()
     }
 
     /// The columns that this mode adds, but for the surrogate key.
@@ -262,6 +268,33 @@ impl ChangeMode {
         fields.extend(self.extras(&layout.sequence_types[0], &layout.members()));
         Arc::new(Schema::new(fields))
     }
+}
+
+/// The identifiers of an SQL expression, quoted ones too; no text constants.
+fn names(sql: &str) -> Vec<String> {
+    let (mut names, mut word) = (vec![], String::new());
+    let mut quote: Option<char> = None;
+    for c in sql.chars().chain([' ']) {
+        match quote {
+            Some(q) if c == q => {
+                if q == '"' {
+                    names.push(std::mem::take(&mut word));
+                }
+                word.clear();
+                quote = None;
+            }
+            Some('"') => word.push(c),
+            Some(_) => {}
+            None if c.is_alphanumeric() || c == '_' => word.push(c),
+            None => {
+                if !word.is_empty() {
+                    names.push(std::mem::take(&mut word));
+                }
+                quote = matches!(c, '"' | '\'').then_some(c);
+            }
+        }
+    }
+    names
 }
 
 const EXTRAS: [&str; 8] = [
@@ -324,3 +357,13 @@ pub(super) const TRUNCATE: i8 = 2;
 pub(super) const VISIBLE: i8 = 0;
 pub(super) const REMEMBERED: i8 = 1;
 pub(super) const NEW: i8 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_not_constants() {
+        assert_eq!(names("op = 'status deleted' and \"Op Code\"='D' or x1 in ('a','b')"), ["op", "and", "Op Code", "or", "x1", "in"]);
+    }
+}

@@ -285,6 +285,9 @@ impl ExecutionPlan for ResolveExec {
     }
 }
 
+/// Batches that are held in any case, whatever the pool says: the operator cannot do with less.
+const PAGES: usize = 3;
+
 /// One partition at work.
 struct Run {
     what: Arc<Resolve>,
@@ -350,7 +353,13 @@ impl Run {
         let first = self.pending.iter().map(|at| at.batch).min().unwrap_or(0);
         self.window.pages.drain(..first as usize);
         self.pending.iter_mut().for_each(|at| at.batch -= first);
-        self.reservation.try_resize(self.window.bytes())?;
+        let bytes = self.window.bytes();
+        if self.window.pages.len() > PAGES {
+            // one key with very many rows
+            self.reservation.try_resize(bytes)?;
+        } else {
+            self.reservation.resize(bytes);
+        }
         Ok(())
     }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::io::{BufReader, BufWriter};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::kernels::cmp::{eq, neq};
-use arrow::compute::{cast, filter_record_batch};
+use arrow::compute::{cast, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Int8Type, SchemaRef};
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
@@ -15,7 +15,7 @@ use arrow::row::{RowConverter, SortField};
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::error::Result as DfResult;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryReservation};
 use datafusion::execution::{SpillFile, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::SendableRecordBatchStream;
@@ -28,8 +28,12 @@ use super::config::SequenceText;
 use super::keyset::{BYTES_A_KEY, KeySet};
 use super::plan::{Layout, TRUNCATE, meta};
 use crate::error::{Error, Result};
+use crate::ledger::Ledger;
+use crate::route::{self, Rule};
 use crate::write::views;
 
+/// The part of the pool that events may take before they go to disk.
+const SHARE: usize = 5;
 /// Distinct values of one column that are kept to choose files by; more than this, and only the range is.
 const VALUES: usize = 2_000_000;
 
@@ -50,10 +54,22 @@ pub(super) struct Spool {
     pub truncating: u64,
     partitions: usize,
     _memory: MemoryReservation,
+    /// The keys live as long as the change.
+    _key_memory: Option<MemoryReservation>,
+}
+
+/// Which rows that empty the table come too late to be judged.
+#[derive(Debug)]
+pub(super) struct Late<'a> {
+    /// Events up to this may have been forgotten.
+    pub forgotten: Option<&'a SequenceText>,
+    /// Those that the table knows already.
+    pub known: &'a [SequenceText],
+    pub rule: Rule,
 }
 
 /// Runs `plan` and keeps its rows.
-pub(super) async fn spool(plan: LogicalPlan, layout: &Layout, session: &SessionContext, extracts: bool) -> Result<Spool> {
+pub(super) async fn spool(plan: LogicalPlan, layout: &Layout, session: &SessionContext, extracts: bool, late: &Late<'_>) -> Result<Spool> {
     let exec = session.state().create_physical_plan(&plan).await?;
     let task = session.task_ctx();
     let mut stream = datafusion::physical_plan::execute_stream(exec, Arc::clone(&task))?;
@@ -71,17 +87,24 @@ pub(super) async fn spool(plan: LogicalPlan, layout: &Layout, session: &SessionC
         truncating: 0,
         partitions: session.state_ref().read().config().target_partitions(),
         _memory: memory,
+        _key_memory: None,
     };
     let mut writer = None;
     while let Some(batch) = stream.next().await {
-        let batch = spool.take_truncates(batch?, layout)?;
+        let batch = spool.take_truncates(batch?, layout, late, &task).await?;
         if batch.num_rows() == 0 {
             continue;
         }
         spool.rows += batch.num_rows() as u64;
         spool.learn(&batch, layout, extracts, &key_memory)?;
         let batch = views::own(&batch);
-        if writer.is_none() && spool._memory.try_grow(views::bytes(&batch)).is_err() {
+        // a part of the pool: the sorts that come after need the rest
+        let share = match task.memory_pool().memory_limit() {
+            MemoryLimit::Finite(limit) => limit / SHARE,
+            _ => usize::MAX,
+        };
+        let bytes = views::bytes(&batch);
+        if writer.is_none() && (spool._memory.size() + bytes > share || spool._memory.try_grow(bytes).is_err()) {
             let file = task.runtime_env().disk_manager.create_tmp_file("change events")?;
             let mut ipc = StreamWriter::try_new(BufWriter::with_capacity(1 << 20, file.open_writer()?), &spool.schema)?;
             for kept in spool.batches.drain(..) {
@@ -102,21 +125,44 @@ pub(super) async fn spool(plan: LogicalPlan, layout: &Layout, session: &SessionC
         let mut file = ipc.into_inner()?.into_inner().map_err(|e| e.into_error())?;
         file.finish()?;
     }
-    // the keys live as long as the change
-    drop(key_memory);
+    spool._key_memory = Some(key_memory);
     Ok(spool)
 }
 
 impl Spool {
-    fn take_truncates(&mut self, batch: RecordBatch, layout: &Layout) -> Result<RecordBatch> {
-        let op = column(&batch, meta::OP)?.as_primitive::<Int8Type>();
+    async fn take_truncates(&mut self, batch: RecordBatch, layout: &Layout, late: &Late<'_>, task: &TaskContext) -> Result<RecordBatch> {
+        let op = column(&batch, meta::OP)?.as_primitive::<Int8Type>().clone();
+        let op = &op;
         if !op.iter().any(|o| o == Some(TRUNCATE)) {
             return Ok(batch);
         }
         let scalar = arrow::array::Int8Array::new_scalar(TRUNCATE);
         let truncates = filter_record_batch(&batch, &eq(op, &scalar)?)?;
-        self.truncating += truncates.num_rows() as u64;
-        self.truncates.extend(sequences(&truncates, layout)?);
+        let mut refused = vec![];
+        for row in 0..truncates.num_rows() {
+            let sequence = sequences(&truncates.slice(row, 1), layout)?.into_iter().next().unwrap_or_default();
+            let old = match late.forgotten {
+                // the lesser of two comes first
+                Some(forgotten) if sequence != *forgotten && !late.known.contains(&sequence) => {
+                    let both = arrays([&sequence, forgotten].into_iter(), layout)?;
+                    let first: Vec<ArrayRef> = both.iter().map(|m| m.slice(0, 1)).collect();
+                    texts(&first)?.contains(&sequence)
+                }
+                Some(_) => !late.known.contains(&sequence),
+                None => false,
+            };
+            if old {
+                refused.push(row as u32);
+            } else {
+                self.truncating += 1;
+                self.truncates.insert(sequence);
+            }
+        }
+        if !refused.is_empty() {
+            let rows = take_record_batch(&truncates, &UInt32Array::from(refused))?;
+            let shown: Vec<usize> = (0..rows.num_columns()).filter(|i| !rows.schema_ref().field(*i).name().starts_with("__")).collect();
+            route::refuse(rows.project(&shown)?, &late.rule, Ledger::of(task)?.as_ref()).await?;
+        }
         Ok(filter_record_batch(&batch, &neq(op, &scalar)?)?)
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Page {
     /// Of the first member; `None` where it is the whole sequence.
     first: Option<Rows>,
     pub to: Option<Rows>,
+    /// Of the first member as the table stores it.
+    shown: Option<Rows>,
     pub op: Int8Array,
     pub origin: Int8Array,
     given: Option<usize>,
@@ -93,6 +95,10 @@ impl Page {
             first: if members.len() > 1 { Some(converters.first.convert_columns(&members[..1])?) } else { None },
             sequence: converters.sequence.convert_columns(&members)?,
             to: if to.null_count() < rows { Some(converters.first.convert_columns(&[to])?) } else { None },
+            shown: match layout.sequence.first() {
+                Some(Some(i)) => Some(converters.first.convert_columns(&[Arc::clone(batch.column(*i))])?),
+                _ => None,
+            },
             op: column(meta::OP)?.as_primitive::<Int8Type>().clone(),
             origin: column(meta::ORIGIN)?.as_primitive::<Int8Type>().clone(),
             given: index(meta::GIVEN),
@@ -115,6 +121,11 @@ impl Page {
         let to = self.to.as_ref()?;
         let column = self.batch.column_by_name(meta::TO)?;
         column.is_valid(row).then(|| to.row(row).data())
+    }
+
+    /// The first member of the sequence as the row shows it, as bytes that compare with `first`.
+    pub fn shown(&self, row: usize) -> Option<&[u8]> {
+        self.shown.as_ref().map(|rows| rows.row(row).data())
     }
 
     pub fn given(&self, row: usize) -> Given {

@@ -173,7 +173,8 @@ pub async fn forget(bound: &Arc<Bound>, checked: &[CheckedTable], options: &Forg
     receipt.input_files = inputs.into_iter().collect();
     receipt.notes = found.notes;
     if named > 0 {
-        receipt.notes.push(format!("{} still hold them, whose path names them and is left out here", units::plural(named, "input file")));
+        let (files, hold) = (units::plural(named, "input file"), if named == 1 { "holds" } else { "hold" });
+        receipt.notes.push(format!("{files} still {hold} them, whose path names them and is left out here"));
     }
     if let Some((name, secret)) = key.as_ref().filter(|_| !options.dry_run) {
         receipt::sign(&mut receipt, name, secret)?;

@@ -25,7 +25,7 @@ use smelt_engine::tally::tally;
 use smelt_engine::{Error, Result};
 
 use super::targets::{Target, shown};
-use crate::bound::{Bound, BoundTable};
+use crate::bound::{Bound, BoundTable, Input};
 use crate::run::context::RunContext;
 
 const FOLDER: &str = "_smelt/forgotten";
@@ -62,8 +62,14 @@ fn hasher(key: &Secret) -> Hmac {
     Hmac::new(&Hmac::new(key.reveal()).digest(b"smelt.suppress"))
 }
 
+/// Numbers hash as they count, whatever type holds them: `4711`, `4711.0` and `4711.00` are one.
 fn hash(hmac: &Hmac, text: &str) -> String {
-    hex(&hmac.digest(text.as_bytes())[..16])
+    let digits = |t: &str| !t.is_empty() && t.bytes().all(|b| b.is_ascii_digit());
+    let plain = match text.split_once('.') {
+        Some((whole, part)) if digits(whole.trim_start_matches('-')) && digits(part) => text.trim_end_matches('0').trim_end_matches('.'),
+        _ => text,
+    };
+    hex(&hmac.digest(plain.as_bytes())[..16])
 }
 
 fn check(hmac: &Hmac) -> String {
@@ -103,6 +109,8 @@ pub async fn remember(bound: &Bound, targets: &BTreeMap<String, Target>, name: &
 #[derive(Debug, Default)]
 pub struct Forgotten {
     lists: Vec<(Hmac, Entry)>,
+    /// The table reads input, where a column that is gone hides who must be left out.
+    strict: bool,
 }
 
 /// Reads the lake's lists for one table.
@@ -110,7 +118,20 @@ pub struct Forgotten {
 /// # Errors
 /// `Error::Data` where the key of a list is gone or another one: loading would bring people back.
 pub async fn of(table: &BoundTable, cx: &RunContext) -> Result<Forgotten> {
-    read(&cx.bound.lake, &table.name.to_string(), &cx.bound).await
+    let mut forgotten = read(&cx.bound.lake, &table.name.to_string(), &cx.bound).await?;
+    let Some(contract) = &table.contract else { return Ok(forgotten) };
+    // a column that was renamed since still holds the same people
+    for (_, entry) in &mut forgotten.lists {
+        for column in &contract.columns {
+            for old in column.was.iter().filter(|old| contract.columns.iter().all(|c| c.name != **old)) {
+                if let Some(hashes) = entry.columns.remove(old) {
+                    entry.columns.entry(column.name.clone()).or_default().extend(hashes);
+                }
+            }
+        }
+    }
+    forgotten.strict = matches!(table.input, Input::Source(_));
+    Ok(forgotten)
 }
 
 async fn read(lake: &Location, table: &str, bound: &Bound) -> Result<Forgotten> {
@@ -151,7 +172,15 @@ impl Forgotten {
         let mut any: Option<Expr> = None;
         for (hmac, entry) in &self.lists {
             for (name, hashes) in &entry.columns {
-                let Ok(field) = assembled.plan.schema().field_with_unqualified_name(name) else { continue };
+                let Ok(field) = assembled.plan.schema().field_with_unqualified_name(name) else {
+                    if self.strict {
+                        return Err(Error::data(
+                            format!("people were forgotten by the column `{name}`, which the table does not have any more"),
+                            format!("keep the column, or say which one it is now with `was: {name}`: loading would bring them back"),
+                        ));
+                    }
+                    continue;
+                };
                 let one = is_forgotten(hmac.clone(), hashes.iter().cloned().collect(), field.data_type()).call(vec![column(name)]);
                 any = Some(any.map_or(one.clone(), |all| all.or(one)));
             }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::prelude::SessionContext;
-use smelt_engine::change::{self, ChangeMode, ChangeState, Counts, Job, Kind, Missing, Way};
-use smelt_engine::contract::OnMissingColumn;
+use smelt_engine::change::{self, ChangeMode, ChangeState, Counts, Job, Kind, Missing, Prepared, Way};
+use smelt_engine::ledger::Ledger;
 use smelt_engine::load::Assembled;
 use smelt_engine::steps::Scope;
 use smelt_engine::table::{Reads, Remove, Snapshot};
@@ -14,6 +14,7 @@ use smelt_engine::{Error, Result, error::Complaint};
 
 use crate::bound::BoundTable;
 use crate::report::ChangeReport;
+use crate::units;
 
 use super::context::RunContext;
 use super::load::Written;
@@ -30,7 +31,7 @@ pub fn columns(table: &BoundTable, assembled: &Assembled, base: Option<&Snapshot
         };
     };
     if let Some(base) = base {
-        let identity = mode.identity();
+        let identity = mode.identity(&assembled.schema);
         match &base.checkpoint.state {
             Some(state) if state.identity != identity => return Err(other_mode(table, &state.identity, &identity)),
             None if base.checkpoint.sequence > 0 => return Err(other_mode(table, "another mode", &identity)),
@@ -58,7 +59,9 @@ fn other_mode(table: &BoundTable, old: &str, new: &str) -> Error {
 /// One load that changes rows.
 #[allow(missing_debug_implementations, reason = "a session has none")]
 pub struct Changing<'a> {
+    table: &'a BoundTable,
     mode: &'a ChangeMode,
+    identity: String,
     job: Job<'a>,
     /// The table is made anew.
     replaces: bool,
@@ -77,7 +80,7 @@ impl<'a> Changing<'a> {
     ) -> Result<Option<Self>> {
         let Some(mode) = table.mode.change() else { return Ok(None) };
         let shape = change::shape(mode, &rows.schema, base.map(|b| b.schema.as_ref()), &table.partition_by)?;
-        let contract = table.contract.as_ref().filter(|c| c.on_missing_column == OnMissingColumn::Ignore);
+        let contract = table.contract.as_ref().filter(|c| table.mode.needs_absent(c));
         let missing =
             Missing { columns: shape.missing.clone(), contract: contract.map(|c| c.columns.iter().map(|c| c.name.clone()).collect()) };
         let known = base.cloned();
@@ -103,19 +106,41 @@ impl<'a> Changing<'a> {
             threads: cx.resources.threads,
             now,
         };
-        Ok(Some(Changing { mode, job, replaces: base.is_none() }))
+        let identity = mode.identity(&rows.schema);
+        Ok(Some(Changing { table, mode, identity, job, replaces: base.is_none() }))
+    }
+
+    /// Reads the rows of the load.
+    async fn prepare(&self, assembled: &Assembled, scope: &Scope<'_>) -> Result<Prepared> {
+        let prepared = self.job.prepare(assembled.plan.clone(), scope).await?;
+        if self.mode.kind == Kind::Snapshot && self.table.max_rejected.is_none() {
+            // rows without key or sequence end no key; any other that is refused leaves its key out of the extract
+            let ledger = ledger(scope)?;
+            let harmless: u64 = ledger.rules().iter().filter(|((_, rule), _)| rule == "key" || rule == "sequence").map(|(_, n)| n).sum();
+            let refused = Ledger::get(&ledger.quarantined).saturating_sub(harmless);
+            if refused > 0 {
+                return Err(Error::data(
+                    format!("{} of the extract were refused, and their keys would count as deleted", units::plural(refused, "row")),
+                    "correct them or the contract, or set `max_rejected` to take the extract without them; nothing was published",
+                ));
+            }
+        }
+        Ok(prepared)
     }
 
     /// Rows that were read, and what they would change.
     pub async fn preview(&self, assembled: &Assembled, scope: &Scope<'_>) -> Result<(u64, ChangeReport)> {
-        let prepared = self.job.prepare(assembled.plan.clone(), scope).await?;
+        let prepared = self.prepare(assembled, scope).await?;
         let counts = self.job.preview(&prepared).await?;
+        if counts.ties > 0 {
+            warn_ties(scope, counts.ties)?;
+        }
         Ok((self.judged(prepared.events(), &counts, prepared.truncates()), report(&counts, &prepared.way)))
     }
 
     /// Writes the files of the change.
     pub async fn execute(&self, assembled: &Assembled, scope: &Scope<'_>) -> Result<Written> {
-        let prepared = self.job.prepare(assembled.plan.clone(), scope).await?;
+        let prepared = self.prepare(assembled, scope).await?;
         let mut applied = self.job.execute(&prepared).await?;
         let counts = applied.counts;
         let idle = counts.inserted + counts.updated + counts.deleted + counts.opened + counts.closed == 0;
@@ -128,7 +153,7 @@ impl<'a> Changing<'a> {
             applied.way.bytes = 0;
         }
         if counts.ties > 0 {
-            scope_warn(scope, counts.ties)?;
+            warn_ties(scope, counts.ties)?;
         }
         Ok(Written {
             rows: self.judged(prepared.events(), &counts, prepared.truncates()),
@@ -138,7 +163,7 @@ impl<'a> Changing<'a> {
                 false => (Remove::Files(applied.remove), self.job.reads(&prepared)?),
             }),
             files: applied.add,
-            state: Some(ChangeState { identity: self.mode.identity(), ..applied.state }),
+            state: Some(ChangeState { identity: self.identity.clone(), ..applied.state }),
             remembered: applied.remembered,
             change: Some(report(&counts, &applied.way)),
         })
@@ -150,10 +175,13 @@ impl<'a> Changing<'a> {
     }
 }
 
-fn scope_warn(scope: &Scope<'_>, ties: u64) -> Result<()> {
-    let ledger = scope.session.state_ref().read().config().get_extension::<smelt_engine::ledger::Ledger>();
-    let ledger = ledger.ok_or_else(|| Error::bug("no ledger in the session"))?;
-    ledger.warn("different rows of one key with the same sequence; the greater row hash was kept", ties as usize);
+fn ledger(scope: &Scope<'_>) -> Result<Arc<Ledger>> {
+    let ledger = scope.session.state_ref().read().config().get_extension::<Ledger>();
+    ledger.ok_or_else(|| Error::bug("no ledger in the session"))
+}
+
+fn warn_ties(scope: &Scope<'_>, ties: u64) -> Result<()> {
+    ledger(scope)?.warn("different rows of one key with the same sequence; the greater row hash was kept", ties as usize);
     Ok(())
 }
 

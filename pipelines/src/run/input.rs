@@ -117,7 +117,11 @@ pub async fn take(
             OnChangedFile::Fail => {
                 return Err(Error::data(
                     format!("{} changed after being taken in: {names}{more}", units::plural(changed.len() as u64, "file")),
-                    "put corrections into new files, or set `on_changed_file: reload` to take the rows of these files out and load them again, or `ignore` to keep what was taken in, or rebuild the table with --full-refresh",
+                    if table.mode.change().is_some() {
+                        "put corrections into new files with a greater sequence, or set `on_changed_file: ignore` to keep what was taken in, or rebuild the table with --full-refresh"
+                    } else {
+                        "put corrections into new files, or set `on_changed_file: reload` to take the rows of these files out and load them again, or `ignore` to keep what was taken in, or rebuild the table with --full-refresh"
+                    },
                 ));
             }
             OnChangedFile::Ignore => ledger.warn(format!("changed after being taken in, and ignored: {names}{more}"), changed.len()),

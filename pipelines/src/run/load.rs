@@ -14,7 +14,7 @@ use datafusion::logical_expr::{LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
 use futures::StreamExt;
-use smelt_connectors::sources;
+use smelt_connectors::sources::{self, Window};
 use smelt_connectors::stores::Location;
 use smelt_engine::change::ChangeState;
 use smelt_engine::checks::{self, OnFail};
@@ -58,6 +58,15 @@ pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> T
                 attempt += 1;
                 continue;
             }
+            // files that went away under the load: another command made the table, or one that it reads, anew
+            Err(e) if attempt < conflict::ATTEMPTS && !matches!(e, Error::Pipeline(_)) && moved(table, cx).await => {
+                tracing::debug!(table = %table.name, error = %e, "planned anew");
+                cx.forget(&table.name);
+                cx.bound.reads(&table.name).for_each(|t| cx.forget(&t.name));
+                tokio::time::sleep(conflict::pause(attempt)).await;
+                attempt += 1;
+                continue;
+            }
             Ok(Loaded::Conflict(last)) => Err(conflict::gave_up(&cx.batch, &table.name, &last, attempt)),
             Err(e) => Err(e),
         };
@@ -96,6 +105,17 @@ pub async fn load(table: &BoundTable, cx: &RunContext, progress: &Progress) -> T
     }
     progress.finish(&report);
     report
+}
+
+/// Whether the table, or one that it reads, has a newer version than the load has seen.
+async fn moved(table: &BoundTable, cx: &RunContext) -> bool {
+    for t in cx.bound.reads(&table.name).chain([table]) {
+        let (Ok(seen), Ok(now)) = (cx.snapshot(t).await, t.format.snapshot().await) else { return false };
+        if seen.map(|s| s.version) != now.map(|s| s.version) {
+            return true;
+        }
+    }
+    false
 }
 
 /// The exit code that an error alone would give.
@@ -155,6 +175,10 @@ async fn try_load(
         Input::Sql(sql) => {
             for read in cx.bound.reads(&table.name) {
                 if !upstream.contains_key(&read.name.to_string()) {
+                    if cx.window != Window::default() {
+                        report.warnings.insert(format!("not made: {} has no rows in this range of dates yet", read.name), 0);
+                        return Ok(Loaded::Done(Status::Skipped));
+                    }
                     return Err(Error::data(format!("{} does not exist yet", read.name), format!("run it first: --only {}", read.name)));
                 }
             }
