@@ -40,8 +40,11 @@ impl Resources {
 
     /// A session of its own for one load or query: shared memory pool and stores, its own tables and ledger.
     pub fn session(&self, ledger: Arc<Ledger>) -> SessionContext {
+        let share = self.memory / self.threads.max(1);
         let mut config = SessionConfig::new()
             .with_target_partitions(self.threads)
+            // a merge of spilled runs holds two batches of each: in a small pool they are smaller
+            .with_batch_size((share >> 14).clamp(256, 8192))
             .with_information_schema(true)
             .with_default_catalog_and_schema("lake", "default")
             .with_extension(ledger);
@@ -54,8 +57,7 @@ impl Resources {
         options.execution.parquet.pushdown_filters = true;
         options.execution.parquet.reorder_filters = true;
         // what a sort keeps back for its merge, in each partition: 10 MB by default, which a small pool does not have
-        let merge = self.memory / (8 * self.threads.max(1));
-        options.execution.sort_spill_reservation_bytes = merge.clamp(256 << 10, 10 << 20);
+        options.execution.sort_spill_reservation_bytes = (share / 8).clamp(256 << 10, 10 << 20);
         options.execution.time_zone = Some("UTC".into());
         let state = SessionStateBuilder::new()
             .with_config(config)

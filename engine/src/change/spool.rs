@@ -32,7 +32,7 @@ use crate::ledger::Ledger;
 use crate::route::{self, Rule};
 use crate::write::views;
 
-/// The part of the pool that events may take before they go to disk.
+/// The part of the pool that events may take before they go to disk, and that their keys may take before all of the table is compared.
 const SHARE: usize = 5;
 /// Distinct values of one column that are kept to choose files by; more than this, and only the range is.
 const VALUES: usize = 2_000_000;
@@ -90,19 +90,19 @@ pub(super) async fn spool(plan: LogicalPlan, layout: &Layout, session: &SessionC
         _key_memory: None,
     };
     let mut writer = None;
+    // a part of the pool: the sorts that come after need the rest
+    let share = match task.memory_pool().memory_limit() {
+        MemoryLimit::Finite(limit) => limit / SHARE,
+        _ => usize::MAX,
+    };
     while let Some(batch) = stream.next().await {
         let batch = spool.take_truncates(batch?, layout, late, &task).await?;
         if batch.num_rows() == 0 {
             continue;
         }
         spool.rows += batch.num_rows() as u64;
-        spool.learn(&batch, layout, extracts, &key_memory)?;
+        spool.learn(&batch, layout, extracts, &key_memory, share)?;
         let batch = views::own(&batch);
-        // a part of the pool: the sorts that come after need the rest
-        let share = match task.memory_pool().memory_limit() {
-            MemoryLimit::Finite(limit) => limit / SHARE,
-            _ => usize::MAX,
-        };
         let bytes = views::bytes(&batch);
         if writer.is_none() && (spool._memory.size() + bytes > share || spool._memory.try_grow(bytes).is_err()) {
             let file = task.runtime_env().disk_manager.create_tmp_file("change events")?;
@@ -166,7 +166,7 @@ impl Spool {
         Ok(filter_record_batch(&batch, &neq(op, &scalar)?)?)
     }
 
-    fn learn(&mut self, batch: &RecordBatch, layout: &Layout, extracts: bool, memory: &MemoryReservation) -> Result<()> {
+    fn learn(&mut self, batch: &RecordBatch, layout: &Layout, extracts: bool, memory: &MemoryReservation, share: usize) -> Result<()> {
         if extracts {
             self.extracts.extend(sequences(batch, layout)?);
         }
@@ -175,7 +175,8 @@ impl Spool {
         }
         let keys: Vec<ArrayRef> = layout.keys.iter().map(|k| Arc::clone(batch.column(*k))).collect();
         self.keys.insert(&keys)?;
-        if memory.try_resize(self.keys.len() * BYTES_A_KEY).is_err() {
+        let bytes = self.keys.len() * BYTES_A_KEY;
+        if bytes > share || memory.try_resize(bytes).is_err() {
             self.keys = KeySet::everything();
             memory.free();
             self.values.clear();
