@@ -6,103 +6,33 @@
 //!                rows of touched keys, remembered events, new events -> by key -> resolve -> write
 //! ```
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
-use arrow::compute::cast as cast_array;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use arrow::row::{RowConverter, SortField};
-use datafusion::common::{Column, DFSchema, ScalarValue};
+use arrow::array::{Array, ArrayRef, RecordBatch};
+use arrow::datatypes::{Field, SchemaRef};
+use datafusion::common::{Column, ScalarValue};
 use datafusion::datasource::provider_as_source;
-use datafusion::functions::expr_fn::{concat, md5};
-use datafusion::functions::unicode::expr_fn::character_length;
-use datafusion::logical_expr::{EmptyRelation, Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use datafusion::physical_plan::collect;
 use datafusion::prelude::SessionContext;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 
-use super::config::{ChangeState, ChangeTies, HardDeletes, SequenceText, SurrogateType};
-use super::events::{Missing, inherits, plan_events, too_late};
-use super::group::{Counts, Listed, Rules};
+use super::config::{ChangeState, ChangeTies, SequenceText};
+use super::events::{Missing, plan_events, too_late};
+use super::group::Counts;
 use super::keyset::{KeySet, touched};
-use super::plan::{ChangeMode, DELETE, Kind, Layout, REMEMBERED, UPSERT, VISIBLE, extra, meta};
-use super::resolve::{ChangeLog, Resolve, event_schema, memory_schema, resolve};
-use super::row_hash::row_hash;
+use super::plan::{ChangeMode, Kind, extra};
+use super::resolve::{ChangeLog, Resolve, event_schema, resolve};
+use super::shape::Shape;
 use super::spool::{self, Late, Spool, spool};
-use crate::contract::hidden;
 use crate::error::{Error, Result};
 use crate::steps::{Scope, under};
 use crate::table::{DataFile, Snapshot, TableFormat};
-use crate::write::{self, PartitionBy, QuarantineSink, Transform, WriteSpec, plan_partitions};
+use crate::write::{self, PartitionBy, QuarantineSink, WriteSpec, plan_partitions};
 
 /// Below the table's root: where what the rows do not show is remembered.
 pub const MEMORY_FOLDER: &str = "_smelt/state";
-/// So many files of remembered events are merged into one.
-const MEMORY_FILES: usize = 16;
-
-/// The columns of a table under a change mode.
-#[derive(Debug, Clone)]
-pub struct Shape {
-    pub layout: Layout,
-    /// All columns of the table, in the order of a new one.
-    pub schema: SchemaRef,
-    pub partition_columns: Vec<String>,
-    /// Columns of the table that the rows do not have any more.
-    pub missing: Vec<String>,
-}
-
-/// Divides the columns of `rows` (what the steps give) and of the table, if there is one.
-///
-/// # Errors
-/// `Error::Pipeline`, paths from the table: `write.merge.keys.0`, `partition_by.1`.
-pub fn shape(mode: &ChangeMode, rows: &Schema, base: Option<&Schema>, partition_by: &[PartitionBy]) -> Result<Shape> {
-    let computed: BTreeSet<String> = partition_by.iter().filter(|p| p.transform != Transform::Identity).map(PartitionBy::name).collect();
-    let surrogate = mode.surrogate_key.as_ref().map(|s| s.name.as_str());
-    let added = mode.extras(&DataType::Int64, &[]);
-    let left_out = |name: &str| {
-        let sequence: &[String] = if mode.kind == Kind::Snapshot { &mode.sequence } else { &[] };
-        mode.except.iter().chain(sequence).any(|n| n == name)
-    };
-    let own = |name: &str| {
-        let of_mode = surrogate == Some(name) || added.iter().any(|f| f.name() == name);
-        !of_mode && !computed.contains(name)
-    };
-    let missing: Vec<String> = base
-        .iter()
-        .flat_map(|b| b.fields())
-        .filter(|f| own(f.name()) && (rows.field_with_name(f.name()).is_err() || left_out(f.name())))
-        .map(|f| f.name().clone())
-        .collect();
-    // what the table has stored stays in its place, whether it is still given or not
-    let stored = |name: &String| base.is_some_and(|b| b.field_with_name(name).is_ok()) && own(name);
-    let mode = &ChangeMode { except: mode.except.iter().filter(|e| !stored(e)).cloned().collect(), ..mode.clone() };
-    // the order of the table, then what is new
-    let mut fields: Vec<Field> = vec![];
-    for field in base.iter().flat_map(|b| b.fields()).filter(|f| own(f.name())) {
-        let field = rows.field_with_name(field.name()).unwrap_or(field);
-        fields.push(Field::new(field.name(), field.data_type().clone(), true));
-    }
-    for field in rows.fields().iter().filter(|f| !hidden::RESERVED.contains(&f.name().as_str()) || f.name() == hidden::RESCUED) {
-        if !fields.iter().any(|f| f.name() == field.name()) {
-            fields.push(Field::new(field.name(), field.data_type().clone(), true));
-        }
-    }
-    let layout = mode.layout(&Schema::new(fields)).map_err(|e| under(e, &["write", mode.name()]))?;
-    let schema = mode.table_schema(&layout);
-    let relation = EmptyRelation { produce_one_row: false, schema: Arc::new(DFSchema::try_from(schema)?) };
-    let (plan, partition_columns) =
-        plan_partitions(LogicalPlan::EmptyRelation(relation), partition_by).map_err(|e| under(e, &["partition_by"]))?;
-    let fields: Vec<Field> = plan.schema().as_arrow().fields().iter().map(|f| Field::new(f.name(), f.data_type().clone(), true)).collect();
-    Ok(Shape { layout, schema: Arc::new(Schema::new(fields)), partition_columns, missing })
-}
-
-/// Plans a change without any table or data: everything that can be wrong with its configuration is found.
-pub fn check(mode: &ChangeMode, rows: LogicalPlan, schema: &Schema, partition_by: &[PartitionBy], scope: &Scope<'_>) -> Result<Shape> {
-    let shape = shape(mode, schema, None, partition_by)?;
-    plan_events(rows, mode, &shape.layout, &Missing::default(), scope, 0).map_err(|e| under(e, &["write", mode.name()]))?;
-    Ok(shape)
-}
 
 /// One change of one table.
 #[allow(missing_debug_implementations, reason = "a session has none")]
@@ -161,8 +91,8 @@ pub struct Prepared {
     memory: Vec<DataFile>,
     /// All remembered events are gone through, because some are due.
     forget: bool,
-    listed: Vec<ArrayRef>,
-    fresh: Vec<bool>,
+    pub(super) listed: Vec<ArrayRef>,
+    pub(super) fresh: Vec<bool>,
     truncates: Vec<SequenceText>,
     extracts: Vec<SequenceText>,
     pub way: Way,
@@ -245,209 +175,8 @@ impl Job<'_> {
     }
 
     /// Remembered events first seen before this may be forgotten.
-    fn cutoff(&self) -> i64 {
+    pub(super) fn cutoff(&self) -> i64 {
         if self.mode.kind == Kind::Snapshot { i64::MIN / 2 } else { self.now - self.mode.tombstones.milliseconds }
-    }
-
-    /// The times of the extracts of this load.
-    async fn extracts(&self, spool: &Spool) -> Result<BTreeSet<SequenceText>> {
-        if spool.rows == 0 && !self.mode.allow_empty {
-            return Err(Error::data(
-                "the extract has no rows, which would end every key of the table",
-                "check the source; if the extract really is empty, set `allow_empty: true`; nothing was published",
-            ));
-        }
-        if spool.rows == 0 && !self.mode.sequence.is_empty() {
-            return Err(Error::data(
-                format!("the extract has no rows, so nothing says when it was taken (`{}`)", self.mode.sequence.join(", ")),
-                "take the empty files away, or leave `taken_at` out so that the batch's time holds; nothing was published",
-            ));
-        }
-        let taken = if self.mode.sequence.is_empty() {
-            spool::texts(&[ScalarValue::TimestampMicrosecond(Some(self.now * 1000), Some("UTC".into())).to_array()?])?
-        } else {
-            spool.extracts.clone()
-        };
-        self.once(spool).await?;
-        Ok(taken)
-    }
-
-    /// No key may be twice in one extract.
-    async fn once(&self, spool: &Spool) -> Result<()> {
-        let by: Vec<Expr> = self.mode.keys.iter().map(|k| name(k)).chain([name(&meta::sequence(0))]).collect();
-        let count = datafusion::functions_aggregate::count::count_all().alias("__rows");
-        let plan = scan("extract", spool.provider()?)?.aggregate(by, [count])?.filter(name("__rows").gt(lit(1i64)))?;
-        let twice = plan.aggregate(Vec::<Expr>::new(), [datafusion::functions_aggregate::count::count_all().alias("n")])?.build()?;
-        let exec = self.session.state().create_physical_plan(&twice).await?;
-        let found = collect(exec, self.session.task_ctx()).await?;
-        let found = found.first().map_or(0, |b| b.column(0).as_primitive::<Int64Type>().value(0));
-        if found > 0 {
-            return Err(Error::data(
-                format!("{found} keys are more than once in one extract, by {}", self.mode.keys.join(", ")),
-                "correct the keys, or keep one row of each with a dedup step; nothing was published",
-            ));
-        }
-        Ok(())
-    }
-
-    /// The keys that an extract shows otherwise than the table does.
-    async fn differing(&self, spool: &Spool, listed: &[ArrayRef], fresh: &[bool]) -> Result<KeySet> {
-        // a late extract, or several at once, is compared with versions that have ended too: by all keys
-        let newest = fresh.last() == Some(&true) && fresh.iter().filter(|f| **f).count() == 1;
-        let Some(base) = self.base.filter(|b| newest && !b.files.is_empty() && !listed.is_empty()) else { return Ok(KeySet::everything()) };
-        let layout = &self.shape.layout;
-        let session = self.session;
-        let values: Vec<&Field> = layout.values.iter().map(|v| layout.stored[*v].as_ref()).collect();
-        let keys: Vec<Expr> = self.mode.keys.iter().map(|k| name(k)).collect();
-        let columns = |hash: Expr| keys.iter().cloned().chain([hash.alias("__hash")]).collect::<Vec<_>>();
-        let new = scan("extract", spool.provider()?)?.project(columns(row_hash(&values)))?.build()?;
-        let provider = self.format.provider(&self.with_files(base, base.files.to_vec())).await?;
-        // without columns that are updated in place, the table has the hash already
-        let hash = if self.mode.track.is_none() { name(extra::ROW_HASH) } else { row_hash(&values) };
-        let mut current = name(extra::VALID_TO).is_null();
-        if self.mode.hard_deletes == HardDeletes::NewRecord {
-            current = current.and(name(extra::IS_DELETED).is_not_true());
-        }
-        let old = scan("current", provider)?.filter(current)?.project(columns(hash))?.build()?;
-        session.register_table("__new", session.execute_logical_plan(new).await?.into_view())?;
-        session.register_table("__old", session.execute_logical_plan(old).await?.into_view())?;
-        let quoted: Vec<String> = self.mode.keys.iter().map(|k| format!("\"{}\"", k.replace('"', "\"\""))).collect();
-        let on = quoted.iter().map(|k| format!("n.{k} = o.{k}")).collect::<Vec<_>>().join(" and ");
-        let either = quoted.iter().map(|k| format!("coalesce(n.{k}, o.{k}) as {k}")).collect::<Vec<_>>().join(", ");
-        let mut sql = format!("select {either} from \"__new\" n full join \"__old\" o on {on} where n.__hash is distinct from o.__hash");
-        if self.mode.hard_deletes == HardDeletes::Ignore && !self.state.files.is_empty() {
-            // keys that are known to be away: still away is no change, back again is one
-            let memory = self.memory_scan(&self.state.files).await?.build()?;
-            session.register_table("__memory", session.execute_logical_plan(memory).await?.into_view())?;
-            let list = quoted.join(", ");
-            let away = format!(
-                "select {list} from (select {list}, \"__op\", row_number() over (partition by {list} order by \"__seq0\" desc) as __nth from \"__memory\") where __nth = 1 and \"__op\" = {DELETE}"
-            );
-            let on_away = |side: &str| quoted.iter().map(|k| format!("{side}.{k} = a.{k}")).collect::<Vec<_>>().join(" and ");
-            let changed = quoted.iter().map(|k| format!("c.{k}")).collect::<Vec<_>>().join(", ");
-            let back = quoted.iter().map(|k| format!("n.{k}")).collect::<Vec<_>>().join(", ");
-            sql = format!(
-                "with a as ({away}), c as ({sql}) select {changed} from c left anti join a on {} union all select {back} from \"__new\" n inner join a on {}",
-                on_away("c"),
-                on_away("n")
-            );
-        }
-        let plan = session.state().create_logical_plan(&sql).await?;
-        let exec = session.state().create_physical_plan(&plan).await?;
-        let mut stream = datafusion::physical_plan::execute_stream(exec, session.task_ctx())?;
-        let mut set = KeySet::default();
-        while let Some(batch) = stream.next().await {
-            let batch = batch?;
-            let keys = batch
-                .columns()
-                .iter()
-                .zip(&layout.keys)
-                .map(|(c, k)| cast_array(c, layout.stored[*k].data_type()))
-                .collect::<Result<Vec<_>, _>>()?;
-            set.insert(&keys)?;
-        }
-        drop(stream);
-        for table in ["__new", "__old", "__memory"] {
-            session.deregister_table(table)?;
-        }
-        Ok(set)
-    }
-
-    fn with_files(&self, base: &Snapshot, files: Vec<DataFile>) -> Snapshot {
-        Snapshot { schema: Arc::clone(&self.schema), files: Arc::new(files), ..base.clone() }
-    }
-
-    /// The files of the table that hold a touched key, and how many were looked into for it.
-    async fn touched_files(&self, spool: &Spool, keys: &Arc<KeySet>) -> Result<(Vec<DataFile>, usize)> {
-        let Some(base) = self.base.filter(|b| !b.files.is_empty()) else { return Ok((vec![], 0)) };
-        if keys.all {
-            return Ok((base.files.to_vec(), 0));
-        }
-        let snapshot = self.mode.kind == Kind::Snapshot;
-        let mut may = vec![true; base.files.len()];
-        for key in self.shape.layout.keys.iter().filter(|_| !snapshot) {
-            let Some(sorted) = spool.sorted(*key)? else { continue };
-            let column = self.shape.layout.stored[*key].name();
-            let prune = |may: &mut Vec<bool>, sorted: &ArrayRef, column: &str| -> Result<()> {
-                let (min, max) = self.format.bounds(base, column)?;
-                for (may, hit) in may.iter_mut().zip(&spool::ranges_hit(sorted, &min, &max)?) {
-                    *may &= hit != Some(false);
-                }
-                Ok(())
-            };
-            prune(&mut may, &sorted, column)?;
-            // a partition that is computed from a key is known for each key
-            for by in self.partition_by.iter().filter(|p| p.column == *column && p.transform != Transform::Identity) {
-                let values = by.values(&sorted)?;
-                let converter = RowConverter::new(vec![SortField::new(values.data_type().clone())])?;
-                let rows = converter.convert_columns(&[values])?;
-                let distinct: BTreeSet<_> = rows.iter().collect();
-                if let Some(values) = converter.convert_rows(distinct)?.first() {
-                    prune(&mut may, values, &by.name())?;
-                }
-            }
-        }
-        let candidates: Vec<DataFile> = base.files.iter().zip(may).filter(|(_, may)| *may).map(|(f, _)| f.clone()).collect();
-        let searched = candidates.len();
-        let hits: Vec<Option<DataFile>> = futures::stream::iter(candidates)
-            .map(|file| async move {
-                let provider = self.format.provider(&self.with_files(base, vec![file.clone()])).await?;
-                Ok::<_, Error>(self.holds(scan("t", provider)?, keys).await?.then_some(file))
-            })
-            .buffered(self.threads.max(1))
-            .try_collect()
-            .await?;
-        Ok((hits.into_iter().flatten().collect(), searched))
-    }
-
-    /// Whether a touched key is among the rows.
-    async fn holds(&self, rows: LogicalPlanBuilder, keys: &Arc<KeySet>) -> Result<bool> {
-        let columns: Vec<Expr> = self.mode.keys.iter().map(|k| name(k)).collect();
-        let plan = rows.project(columns.clone())?.filter(touched(keys, columns, false))?.limit(0, Some(1))?.build()?;
-        let state = self.session.state();
-        let exec = state.create_physical_plan(&plan).await?;
-        let found = collect(exec, self.session.task_ctx()).await?;
-        Ok(found.iter().any(|b| b.num_rows() > 0))
-    }
-
-    async fn touched_memory(&self, keys: &Arc<KeySet>, all: bool) -> Result<Vec<DataFile>> {
-        let files = &self.state.files;
-        if all || keys.all || files.len() > MEMORY_FILES {
-            return Ok(files.clone());
-        }
-        let mut touched = vec![];
-        for file in files {
-            if self.holds(self.memory_scan(std::slice::from_ref(file)).await?, keys).await? {
-                touched.push(file.clone());
-            }
-        }
-        Ok(touched)
-    }
-
-    /// Remembered events. Files from before a column was renamed still have its old name.
-    async fn memory_scan(&self, files: &[DataFile]) -> Result<LogicalPlanBuilder> {
-        let schema = memory_schema(&self.shape.layout);
-        let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();
-        let mut columns = vec![];
-        for field in schema.fields() {
-            let mut either = vec![name(field.name())];
-            for old in self.was.get(field.name()).into_iter().flatten().filter(|old| schema.field_with_name(old).is_err()) {
-                fields.push(field.as_ref().clone().with_name(old));
-                either.push(name(old));
-            }
-            let column = if either.len() > 1 { datafusion::functions::core::expr_fn::coalesce(either) } else { name(field.name()) };
-            columns.push(column.alias(field.name()));
-        }
-        let snapshot = Snapshot {
-            version: 0,
-            rewrites: 0,
-            schema: Arc::new(Schema::new(fields)),
-            partition_columns: vec![],
-            files: Arc::new(files.to_vec()),
-            checkpoint: Default::default(),
-            state: Arc::new(()),
-        };
-        Ok(scan("memory", self.format.provider(&snapshot).await?)?.project(columns)?)
     }
 
     /// Writes the files of the change. Publishes nothing.
@@ -595,117 +324,6 @@ impl Job<'_> {
         }
     }
 
-    fn table_columns(&self) -> Vec<Expr> {
-        self.schema.fields().iter().map(|f| name(f.name()).alias(f.name())).collect()
-    }
-
-    fn rules(&self, prepared: &Prepared) -> Result<Rules> {
-        let layout = &self.shape.layout;
-        let whole = RowConverter::new(layout.sequence_types.iter().map(|t| SortField::new(t.clone())).collect())?;
-        let first = RowConverter::new(vec![SortField::new(layout.sequence_types[0].clone())])?;
-        let bytes = |members: &[ArrayRef]| -> Result<Vec<Listed>> {
-            let (firsts, wholes) = (first.convert_columns(&members[..1])?, whole.convert_columns(members)?);
-            Ok(firsts.iter().zip(wholes.iter()).map(|(f, w)| (f.data().into(), w.data().into())).collect())
-        };
-        let forgotten = match &self.state.forgotten {
-            Some(text) => bytes(&spool::arrays(std::iter::once(text), layout)?)?.into_iter().next().map(|(_, whole)| whole),
-            None => None,
-        };
-        let inherits = inherits(self.mode, &self.missing);
-        Ok(Rules {
-            shape: self.mode.shape(),
-            bitemporal: self.mode.kind == Kind::Bitemporal,
-            inherits,
-            // a table that remembers partial events goes on with them when no new ones come
-            partial: inherits || !self.state.files.is_empty(),
-            composite: layout.sequence_types.len() > 1,
-            forgotten,
-            cutoff: self.cutoff(),
-            listed: if prepared.listed.is_empty() { vec![] } else { bytes(&prepared.listed)? },
-            fresh: prepared.fresh.clone(),
-        })
-    }
-
-    /// Rows of the table as events.
-    fn visible_columns(&self) -> Result<Vec<Expr>> {
-        let (layout, history) = (&self.shape.layout, self.mode.is_history());
-        let stored = layout.stored.len();
-        let schema = event_schema(layout);
-        let column = |(i, field): (usize, &Arc<Field>)| -> Result<Expr> {
-            let null = || -> Result<Expr> { Ok(Expr::Literal(ScalarValue::try_from(field.data_type())?, None)) };
-            let expr = match field.name().as_str() {
-                text if i < stored => name(text),
-                meta::OP if self.mode.kind == Kind::Snapshot && self.mode.hard_deletes == HardDeletes::NewRecord => {
-                    datafusion::logical_expr::when(name(extra::IS_DELETED), lit(DELETE)).otherwise(lit(UPSERT))?
-                }
-                meta::OP => lit(UPSERT),
-                meta::ORIGIN => lit(VISIBLE),
-                meta::TO if history => name(extra::VALID_TO),
-                meta::SYSTEM if self.mode.kind == Kind::Bitemporal => name(extra::SYSTEM_FROM),
-                meta::GIVEN | meta::TO | meta::RECORDED | meta::SYSTEM | hidden::FILE | hidden::LINE => null()?,
-                _ => match (i - stored, history) {
-                    (member, false) if layout.sequence[member].is_some() => name(&layout.sequence_names[member]),
-                    (member, false) => {
-                        datafusion::functions::core::expr_fn::get_field(name(extra::SEQUENCE), layout.sequence_names[member].as_str())
-                    }
-                    (_, true) if layout.sequence_types.len() == 1 => name(extra::VALID_FROM),
-                    (member, true) => {
-                        datafusion::functions::core::expr_fn::get_field(name(extra::SEQUENCE), layout.sequence_names[member].as_str())
-                    }
-                },
-            };
-            Ok(expr.alias(field.name()))
-        };
-        schema.fields().iter().enumerate().map(column).collect()
-    }
-
-    /// Remembered events as events.
-    fn remembered_columns(&self) -> Result<Vec<Expr>> {
-        let layout = &self.shape.layout;
-        let known = memory_schema(layout);
-        let column = |field: &Arc<Field>| -> Result<Expr> {
-            let expr = match field.name().as_str() {
-                meta::ORIGIN => lit(REMEMBERED),
-                text if known.field_with_name(text).is_ok() => name(text),
-                _ => Expr::Literal(ScalarValue::try_from(field.data_type())?, None),
-            };
-            Ok(expr.alias(field.name()))
-        };
-        event_schema(layout).fields().iter().map(column).collect()
-    }
-
-    /// The operator's columns, with the surrogate key in its place.
-    fn with_surrogate(&self) -> Result<Vec<Expr>> {
-        let stored = self.shape.layout.stored.iter().map(|f| name(f.name()));
-        let extras = self.mode.extras(&DataType::Int64, &[]);
-        let mut columns: Vec<Expr> = stored.collect();
-        if let Some(key) = &self.mode.surrogate_key {
-            let mut parts: Vec<Expr> = self.mode.keys.iter().map(|k| name(k)).collect();
-            if self.mode.is_history() {
-                parts.push(name(extra::VALID_FROM));
-            }
-            let expr = match key.ty {
-                // the length of each part keeps ("a", "bc") and ("ab", "c") apart
-                SurrogateType::String => {
-                    let text = parts.into_iter().flat_map(|p| {
-                        let text = cast(p, DataType::Utf8);
-                        [cast(character_length(text.clone()), DataType::Utf8), lit(":"), text]
-                    });
-                    cast(md5(concat(text.collect())), DataType::Utf8View)
-                }
-                SurrogateType::Int64 => {
-                    let fields: Vec<Field> =
-                        parts.iter().enumerate().map(|(i, _)| Field::new(i.to_string(), DataType::Null, true)).collect();
-                    let hash = super::row_hash::hash_of(&fields.iter().collect::<Vec<_>>(), parts);
-                    datafusion::logical_expr::binary_expr(hash, datafusion::logical_expr::Operator::BitwiseAnd, lit(i64::MAX))
-                }
-            };
-            columns.push(expr.alias(&key.name));
-        }
-        columns.extend(extras.iter().map(|f| name(f.name())));
-        Ok(columns)
-    }
-
     /// Remembered events of untouched keys, in files that are written anew.
     async fn untouched_memory(&self, prepared: &Prepared, log: &Arc<ChangeLog>) -> Result<()> {
         if prepared.memory.is_empty() || prepared.keys.all {
@@ -784,10 +402,10 @@ impl crate::ledger::RejectSink for Nowhere {
     }
 }
 
-fn name(column: &str) -> Expr {
+pub(super) fn name(column: &str) -> Expr {
     Expr::Column(Column::from_name(column))
 }
 
-fn scan(table: &str, provider: Arc<dyn datafusion::catalog::TableProvider>) -> Result<LogicalPlanBuilder> {
+pub(super) fn scan(table: &str, provider: Arc<dyn datafusion::catalog::TableProvider>) -> Result<LogicalPlanBuilder> {
     Ok(LogicalPlanBuilder::scan(table, provider_as_source(provider), None)?)
 }

@@ -10,6 +10,7 @@
 //! How rows come here and how files are published is not this room's.
 
 mod apply;
+mod columns;
 mod config;
 mod events;
 mod fold;
@@ -20,10 +21,12 @@ mod plan;
 mod reads;
 mod resolve;
 mod row_hash;
+mod shape;
 mod spool;
+mod touch;
 mod window;
 
-pub use apply::{Applied, Job, MEMORY_FOLDER, Prepared, Shape, Way, check, shape};
+pub use apply::{Applied, Job, MEMORY_FOLDER, Prepared, Way};
 pub use config::{
     ChangeState, ChangeTies, HardDeletes, HistorySpec, MergeSpec, NullUpdates, Retention, SequenceText, SnapshotSpec, SurrogateKey,
     SurrogateType,
@@ -32,3 +35,4 @@ pub use events::Missing;
 pub use group::Counts;
 pub use plan::{ChangeMode, Kind, Layout, extra};
 pub(crate) use resolve::plan_operator;
+pub use shape::{Shape, check, shape};
